@@ -1,0 +1,1 @@
+"""Pure functions over pytrees: no files, no threads, no clocks, no global state."""

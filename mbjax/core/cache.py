@@ -1,0 +1,45 @@
+"""The key/value cache: a pytree that every step takes, donates and returns anew."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from mbjax.core.config import ModelConfig
+
+
+@flax.struct.dataclass
+class LayerKV:
+    """Keys (rotated) and values of one layer."""
+
+    k: jax.Array  # [B, K, S, E]
+    v: jax.Array  # [B, K, S, E]
+
+
+@flax.struct.dataclass
+class Cache:
+    """KV state of B lanes. Positions at or beyond `length` hold nothing of value; the next write replaces them."""
+
+    layers: tuple[LayerKV, ...]  # L of them; separate arrays, so that a step updates each in place
+    length: jax.Array  # int32 [B], valid positions of each lane
+
+    @property
+    def capacity(self) -> int:
+        return self.layers[0].k.shape[2]
+
+
+def init_cache(config: ModelConfig, batch: int, capacity: int, dtype: str = "float32") -> Cache:
+    """An empty cache for `batch` lanes of at most `capacity` positions."""
+    shape = (batch, config.n_kv_heads, capacity, config.head_dim)
+    layers = tuple(LayerKV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.n_layers))
+    return Cache(layers, jnp.zeros((batch,), jnp.int32))
+
+
+def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array) -> LayerKV:
+    """Writes k and v [B, T, K, E] at positions `start[b]` onwards of each lane. The caller keeps start + T <= S."""
+
+    def write(lane: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(lane, new, at, axis=1)
+
+    place = jax.vmap(write)
+    k_new, v_new = (x.swapaxes(1, 2).astype(kv.k.dtype) for x in (k, v))
+    return LayerKV(place(kv.k, k_new, start), place(kv.v, v_new, start))
