@@ -96,3 +96,85 @@ def declare(config: ModelConfig) -> Base:
         norm=norm(d),
         head=head,
     )
+
+
+@partial(jax.jit, static_argnames="config")  # a jit of its own: the layers are alike, so that it is traced once
+def _layer(
+    params: Layer, h: jax.Array, positions: jax.Array, kv: LayerKV | None, config: ModelConfig
+) -> tuple[jax.Array, LayerKV | None]:
+    """One transformer layer. h [B, T, D], positions int32 [B, T]; kv None means a full pass."""
+    with jax.named_scope("attention"):
+        mixed, kv = _attention(params.attn, h, positions, kv, config)
+        h = h + mixed
+    with jax.named_scope("mlp"):
+        return h + _mlp(params.mlp, h, config), kv
+
+
+def _attention(
+    params: Attention, h: jax.Array, positions: jax.Array, kv: LayerKV | None, config: ModelConfig
+) -> tuple[jax.Array, LayerKV | None]:
+    x = rms_norm(h, params.norm, config.rms_eps)
+    q = _heads(linear(x, params.q, params.q_bias), config.n_heads)
+    k = _heads(linear(x, params.k, params.k_bias), config.n_kv_heads)
+    v = _heads(linear(x, params.v, params.v_bias), config.n_kv_heads)
+    if params.q_norm is not None and params.k_norm is not None:
+        q, k = rms_norm(q, params.q_norm, config.rms_eps), rms_norm(k, params.k_norm, config.rms_eps)
+    q, k = rope(q, positions, config.inv_freq()), rope(k, positions, config.inv_freq())
+    if kv is None:
+        mixed = attend(q, k, v)
+    else:
+        kv = append(kv, k, v, positions[:, 0])
+        mixed = attend_cached(q, kv, positions)
+    return linear(mixed, params.o), kv
+
+
+def _mlp(params: Mlp, h: jax.Array, config: ModelConfig) -> jax.Array:
+    x = rms_norm(h, params.norm, config.rms_eps)
+    return linear(jax.nn.silu(linear(x, params.gate)) * linear(x, params.up), params.down)
+
+
+def _heads(x: jax.Array, n_heads: int) -> jax.Array:
+    return x.reshape(*x.shape[:-1], n_heads, -1)  # [B, T, N*E] -> [B, T, N, E]
+
+
+def _run(
+    params: Base, h: jax.Array, cache: Cache | None, config: ModelConfig, layers: range
+) -> tuple[jax.Array, Cache | None]:
+    """The given layers over h [B, T, D], at the positions that follow the cache's (from 0 without one)."""
+    steps = jnp.arange(h.shape[1], dtype=jnp.int32)[None, :]
+    positions = jnp.broadcast_to(steps, h.shape[:2]) if cache is None else cache.length[:, None] + steps
+    kvs = list(cache.layers) if cache is not None else []
+    for i in layers:
+        h, kv = _layer(params.layers[i], h, positions, kvs[i] if kvs else None, config)
+        if kv is not None:
+            kvs[i] = kv
+    return h, None if cache is None else dataclasses.replace(cache, layers=tuple(kvs))
+
+
+def understand(
+    params: Base, tokens: jax.Array, cache: Cache | None, *, config: ModelConfig
+) -> tuple[jax.Array, Cache | None]:
+    """Embedding and layers `[0, tap)`. tokens int32 [B, T] -> h [B, T, D]."""
+    with jax.named_scope("understand"):
+        h = jnp.take(params.embed, tokens, axis=0)
+        return _run(params, h, cache, config, range(config.tap))
+
+
+def fuse(
+    params: Base, h: jax.Array, cache: Cache | None, *, config: ModelConfig
+) -> tuple[jax.Array, Cache | None]:
+    """Layers `[tap, L)`. h [B, T, D] -> h [B, T, D]; the cache's length does not move, see `advance`."""
+    with jax.named_scope("fuse"):
+        return _run(params, h, cache, config, range(config.tap, config.n_layers))
+
+
+def head(params: Base, h: jax.Array, *, config: ModelConfig) -> jax.Array:
+    """Final norm and head, tied or not. h [..., D] -> float32 logits [..., V]."""
+    with jax.named_scope("head"):
+        weight = params.embed if params.head is None else params.head
+        return linear(rms_norm(h, params.norm, config.rms_eps), weight).astype(jnp.float32)
+
+
+def advance(cache: Cache, n_tokens: jax.Array | int) -> Cache:
+    """The cache after `n_tokens` (int or int32 [B]) of the positions just written are declared valid."""
+    return dataclasses.replace(cache, length=cache.length + n_tokens)

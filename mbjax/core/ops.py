@@ -1,0 +1,136 @@
+"""The operations that a block is made of.
+
+Axis letters: B batch, T tokens (queries), S cached positions, D model width, K key/value heads,
+G query heads per key/value head, E head width. Norms, softmax and rotations are computed in float32.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mbjax.core.cache import LayerKV
+
+_BLOCK = 256  # cached positions that one turn of the attention loop reads
+_MASKED = -1e30  # finite, so that a row of masked scores stays free of NaN
+
+
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
+    """x / rms(x) * weight over the last axis; computed in float32, returned in x's dtype."""
+    x32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
+    return _times_last(x32 * scale, weight).astype(x.dtype)
+
+
+def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    """x [..., in] times weight [out, in], plus bias [out]; in x's dtype.
+
+    A row's bits do not depend on how many rows there are: see `_dot_cpu`.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    y = jax.lax.platform_dependent(rows, weight, cpu=_dot_cpu, default=_dot)
+    if bias is not None:
+        y = (y.astype(jnp.float32) + bias[None, :]).astype(x.dtype)
+    return y.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _dot(rows: jax.Array, weight: jax.Array) -> jax.Array:
+    return jnp.einsum("ri,oi->ro", rows, weight, preferred_element_type=jnp.float32).astype(rows.dtype)
+
+
+def _dot_cpu(rows: jax.Array, weight: jax.Array) -> jax.Array:
+    """XLA's CPU products of 2, 4 and 8 rows agree bit for bit but one row takes another path, so it gets company.
+
+    A bfloat16 product there is a scalar loop (0.5 GB/s); widened to float32 it is bound by memory.
+    """
+    wide = [a.astype(jnp.float32) for a in (rows, weight)]
+    if rows.shape[0] == 1:
+        return _dot(jnp.pad(wide[0], ((0, 1), (0, 0))), wide[1])[:1].astype(rows.dtype)
+    return _dot(*wide).astype(rows.dtype)
+
+
+def rope(x: jax.Array, positions: jax.Array, inv_freq: tuple[float, ...]) -> jax.Array:
+    """Rotates the two halves of each head by its position. x [B, T, N, E], positions int32 [B, T]. RoFormer, 3.4.2."""
+    freq = jnp.asarray(inv_freq, jnp.float32)
+    angle = positions.astype(jnp.float32)[:, :, None, None] * freq[None, None, None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Causal attention of a whole sequence, without a cache: differentiable, and the reference of `attend_cached`.
+
+    q [B, T, H, E]; k, v [B, T, K, E] -> [B, T, H*E].
+    """
+    n_tokens = q.shape[1]
+    scores = _scores(_group(q, k.shape[2]), k.swapaxes(1, 2), n_tokens)  # [B, K, G, T, T]
+    causal = jnp.tril(jnp.ones((n_tokens, n_tokens), bool))
+    weights = jax.nn.softmax(jnp.where(causal[None, None, None], scores, _MASKED), axis=-1)
+    mixed = _mix(weights, v.swapaxes(1, 2))
+    return _ungroup(mixed, n_tokens).astype(q.dtype)
+
+
+def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
+    """Attention over the cached positions up to each query's own; reads no block beyond the last one in use.
+
+    q [B, T, H, E]; kv [B, K, S, E] with the queries' own keys already in; positions int32 [B, T] -> [B, T, H*E].
+    The softmax is accumulated block by block (Milakov and Gimelshein 2018); a block in which a lane has nothing adds
+    exact zeros, so that a lane's bits do not depend on how long its neighbours are.
+    """
+    n_batch, n_kv, capacity, width = kv.k.shape
+    n_tokens = q.shape[1]
+    grouped = _group(q, n_kv)
+    block = min(_BLOCK, capacity) if capacity % min(_BLOCK, capacity) == 0 else math.gcd(capacity, _BLOCK)
+
+    def accumulate(i: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+        top, total, mixed = state  # [B, K, G, T], the same, [B, K, G, T, E]
+        at = i * block
+        k, v = (jax.lax.dynamic_slice_in_dim(x, at, block, axis=2) for x in (kv.k, kv.v))
+        seen = (at + jnp.arange(block, dtype=jnp.int32))[None, None, :] <= positions[:, :, None]  # [B, T, block]
+        scores = jnp.where(seen[:, None, None], _scores(grouped, k, n_tokens), _MASKED)
+        new_top = jnp.maximum(top, scores.max(axis=-1))
+        weights = jnp.where(seen[:, None, None], jnp.exp(scores - new_top[..., None]), 0.0)
+        keep = jnp.exp(top - new_top)
+        return new_top, total * keep + weights.sum(axis=-1), mixed * keep[..., None] + _mix(weights, v)
+
+    shape = (n_batch, n_kv, q.shape[2] // n_kv, n_tokens)
+    start = (
+        jnp.full(shape, _MASKED, jnp.float32),
+        jnp.zeros(shape, jnp.float32),
+        jnp.zeros((*shape, width), jnp.float32),
+    )
+    n_blocks = jnp.minimum(positions.max() // block + 1, capacity // block)
+    _, total, mixed = jax.lax.fori_loop(0, n_blocks, accumulate, start)
+    return _ungroup(mixed / total[..., None], n_tokens).astype(q.dtype)
+
+
+def _group(q: jax.Array, n_kv: int) -> jax.Array:
+    """[B, T, H, E] -> [B, K, G*T, E], scaled: the query heads of one key/value head become rows of one product."""
+    n_batch, n_tokens, n_heads, width = q.shape
+    scaled = q * jnp.asarray(1 / math.sqrt(width), q.dtype)
+    grouped = scaled.reshape(n_batch, n_tokens, n_kv, n_heads // n_kv, width).transpose(0, 2, 3, 1, 4)
+    return grouped.reshape(n_batch, n_kv, -1, width)
+
+
+def _ungroup(mixed: jax.Array, n_tokens: int) -> jax.Array:
+    """[B, K, G, T, E] -> [B, T, H*E]."""
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(mixed.shape[0], n_tokens, -1)
+
+
+def _scores(grouped: jax.Array, k: jax.Array, n_tokens: int) -> jax.Array:
+    """[B, K, G*T, E] and [B, K, S, E] -> float32 [B, K, G, T, S]."""
+    scores = jnp.einsum("bkre,bkse->bkrs", grouped, k.astype(grouped.dtype), preferred_element_type=jnp.float32)
+    return scores.reshape(*scores.shape[:2], -1, n_tokens, scores.shape[-1])
+
+
+def _mix(weights: jax.Array, v: jax.Array) -> jax.Array:
+    """Float32 [B, K, G, T, S] and [B, K, S, E] -> float32 [B, K, G, T, E]."""
+    rows = weights.reshape(*weights.shape[:2], -1, weights.shape[-1])
+    mixed = jnp.einsum("bkrs,bkse->bkre", rows, v.astype(jnp.float32))
+    return mixed.reshape(*weights.shape[:-1], -1)
+
+
+def _times_last(x: jax.Array, weight: jax.Array) -> jax.Array:
+    return x * weight.reshape((1,) * (x.ndim - 1) + weight.shape)

@@ -1,0 +1,81 @@
+"""The compiled programs of one engine, and what memory each needs; made from shapes alone, before any weight is read."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mbjax.core.base import Base
+from mbjax.core.cache import init_cache
+from mbjax.core.config import ModelConfig
+from mbjax.core.decode import BUCKETS, choose, decode, prefill
+from mbjax.core.sampling import Sampling, lanes_of
+
+
+def shapes_of(tree: Any) -> Any:
+    """The tree's shapes and dtypes."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays (or abstract arrays) of a tree."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+class Programs:
+    """Prefill per bucket, the first choice of a token, and decoding, for a fixed batch and cache capacity.
+
+    Each is compiled when it is first asked for and kept; nothing that a prompt or a sampling setting can hold
+    compiles another. `params` may be arrays or shapes.
+    """
+
+    def __init__(self, params: Base, config: ModelConfig, *, batch: int, capacity: int, kv_dtype: str) -> None:
+        self.config, self.batch, self.capacity, self.kv_dtype = config, batch, capacity, kv_dtype
+        self._params = shapes_of(params)
+        self._cache = jax.eval_shape(partial(init_cache, config, batch, capacity, kv_dtype))
+        self._lanes = jax.eval_shape(lambda: lanes_of([(Sampling(), [])] * batch, config.vocab_size))
+        self._ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        self._compiled: dict[str, jax.stages.Compiled] = {}
+
+    def prefill(self, size: int) -> jax.stages.Compiled:
+        """(params, cache, tokens [B, size], n_valid [B]) -> (h [B, D], cache); the cache is donated."""
+        tokens = jax.ShapeDtypeStruct((self.batch, size), jnp.int32)
+        return self._program(f"prefill_{size}", prefill, (1,), self._params, self._cache, tokens, self._ints)
+
+    def choose(self) -> jax.stages.Compiled:
+        """(params, h [B, D], lanes, position [B]) -> (token [B], lanes); the lanes are donated."""
+        h = jax.ShapeDtypeStruct((self.batch, self.config.d_model), self._params.embed.dtype)
+        return self._program("choose", choose, (2,), self._params, h, self._lanes, self._ints)
+
+    def decode(self) -> jax.stages.Compiled:
+        """(params, cache, token [B], lanes) -> (token, cache, lanes); cache and lanes are donated."""
+        return self._program("decode", decode, (1, 3), self._params, self._cache, self._ints, self._lanes)
+
+    def all(self) -> dict[str, jax.stages.Compiled]:
+        """Every program, compiled."""
+        for size in BUCKETS:
+            if size <= self.capacity:
+                self.prefill(size)
+        self.choose()
+        self.decode()
+        return dict(self._compiled)
+
+    def kv_bytes(self) -> int:
+        return tree_bytes(self._cache)
+
+    def temporary_bytes(self) -> dict[str, int]:
+        """Bytes that each program compiled so far allocates while it runs, by XLA's own analysis."""
+        return {name: _temporaries(program) for name, program in self._compiled.items()}
+
+    def _program(self, name: str, fn: Any, donated: tuple[int, ...], *args: Any) -> jax.stages.Compiled:
+        if name not in self._compiled:
+            bound = partial(fn, config=self.config)
+            bound.__name__ = name  # pyright: ignore[reportAttributeAccessIssue] - the name that profiles show
+            self._compiled[name] = jax.jit(bound, donate_argnums=donated).lower(*args).compile()
+        return self._compiled[name]
+
+
+def _temporaries(program: jax.stages.Compiled) -> int:
+    analysis = program.memory_analysis()
+    return 0 if analysis is None else int(analysis.temp_size_in_bytes)
