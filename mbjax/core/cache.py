@@ -21,17 +21,36 @@ class Cache:
 
     layers: tuple[LayerKV, ...]  # L of them; separate arrays, so that a step updates each in place
     length: jax.Array  # int32 [B], valid positions of each lane
+    experts: tuple[tuple[LayerKV, ...] | None, ...] = ()  # per pack, the layers of its expert; None without one
+    tap: jax.Array | None = None  # [B, S, D], kept so that an expert switched on later can read what came before
 
     @property
     def capacity(self) -> int:
         return self.layers[0].k.shape[2]
 
 
-def init_cache(config: ModelConfig, batch: int, capacity: int, dtype: str = "float32") -> Cache:
-    """An empty cache for `batch` lanes of at most `capacity` positions."""
-    shape = (batch, config.n_kv_heads, capacity, config.head_dim)
-    layers = tuple(LayerKV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.n_layers))
-    return Cache(layers, jnp.zeros((batch,), jnp.int32))
+def init_cache(
+    config: ModelConfig,
+    batch: int,
+    capacity: int,
+    dtype: str = "float32",
+    experts: tuple[ModelConfig | None, ...] = (),
+) -> Cache:
+    """An empty cache for `batch` lanes of at most `capacity` positions.
+
+    `experts` is the shape of each pack's expert, None for a pack without one; where there is any, tap states are kept.
+    """
+
+    def layers(shape_of: ModelConfig) -> tuple[LayerKV, ...]:
+        shape = (batch, shape_of.n_kv_heads, capacity, shape_of.head_dim)
+        return tuple(LayerKV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(shape_of.n_layers))
+
+    return Cache(
+        layers=layers(config),
+        length=jnp.zeros((batch,), jnp.int32),
+        experts=tuple(None if expert is None else layers(expert) for expert in experts),
+        tap=jnp.zeros((batch, capacity, config.d_model), dtype) if any(experts) else None,
+    )
 
 
 def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array) -> LayerKV:

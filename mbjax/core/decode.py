@@ -6,9 +6,10 @@ Axis letters: B lanes, T tokens, D model width, V vocabulary.
 import jax
 import jax.numpy as jnp
 
-from mbjax.core.base import Base, advance, fuse, head, understand
+from mbjax.core.base import Base, head
 from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
+from mbjax.core.forward import advance, fuse, understand
 from mbjax.core.sampling import Lanes, sample
 
 BUCKETS = (32, 128, 512)  # lengths that prefill programs are compiled for
@@ -35,8 +36,9 @@ def prefill(
 
     Returns the last valid token's final hidden state [B, D] and the longer cache.
     """
-    h, running = understand(params, tokens, cache, config=config)
-    h, running = fuse(params, h, running, config=config)
+    gates = jnp.zeros((*tokens.shape, 0), jnp.float32)
+    h, running = understand(params, (), gates, tokens, cache, config=config)
+    h, running = fuse(params, (), gates, h, running, config=config)
     assert running is not None
     last = jnp.take_along_axis(h, (n_valid - 1)[:, None, None], axis=1)[:, 0]
     return last, advance(running, n_valid)

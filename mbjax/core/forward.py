@@ -1,34 +1,42 @@
 """The forward pass of design section 2: base and packs are merged when it is called.
 
-    h      = understand(base, tokens)
-    logits = head(base, fuse(base, h))
+    h      = understand(base, tokens)                    layers [0, tap)
+    h      = h + sum_p g[b, t, p] * expert_p(h)
+    h      = fuse(base + sum_p g[b, t, p] * lora_p, h)   layers [tap, L)
+    logits = head(base, h)
 """
 
+import dataclasses
 from functools import partial
-from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from mbjax.core.base import Base, advance, fuse, head, understand
+from mbjax.core.base import Base, Deltas, embed, head, run_layers
 from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
+from mbjax.core.expert import run_expert
+from mbjax.core.lora import add_gated
+from mbjax.core.pack import Pack
+
+Packs = tuple[Pack, ...]
 
 
 @partial(jax.jit, static_argnames="config")
 def forward(
     params: Base,
-    packs: tuple[Any, ...],
+    packs: Packs,
     gates: jax.Array,
     tokens: jax.Array,
     *,
     config: ModelConfig,
     cache: Cache | None = None,
 ) -> tuple[jax.Array, Cache | None]:
-    """Logits of every position: the reference form, pure, of which all others are checked to be equal.
+    """Logits of every position: the reference form, pure, to which all others are checked to be equal.
 
     Args:
       params: the base.
-      packs: the packs in use, P of them.
+      packs: the packs in use, P of them; P may be 0.
       gates: float32 [B, T, P], the weight of each pack for each token.
       tokens: int32 [B, T].
       config: the base's configuration, static.
@@ -37,10 +45,98 @@ def forward(
     Returns:
       float32 logits [B, T, V], and the cache with T more positions (None if none was given).
     """
-    if packs or gates.shape[-1]:
-        raise NotImplementedError
-    h, cache = understand(params, tokens, cache, config=config)
-    h, cache = fuse(params, h, cache, config=config)
+    h, cache = understand(params, packs, gates, tokens, cache, config=config)
+    h, cache = fuse(params, packs, gates, h, cache, config=config)
     if cache is not None:
         cache = advance(cache, tokens.shape[1])
     return head(params, h, config=config), cache
+
+
+def understand(
+    params: Base, packs: Packs, gates: jax.Array, tokens: jax.Array, cache: Cache | None, *, config: ModelConfig
+) -> tuple[jax.Array, Cache | None]:
+    """Layers `[0, tap)`: tokens int32 [B, T] -> the tap state h [B, T, D].
+
+    Packs made here have no part in it; an imported adapter may.
+    """
+    with jax.named_scope("understand"):
+        h = embed(params, tokens)
+        h, cache = _run(params, packs, gates, h, cache, config, 0, config.tap)
+    if cache is not None and cache.tap is not None:
+        cache = dataclasses.replace(cache, tap=_keep(cache.tap, h, cache.length))
+    return h, cache
+
+
+def fuse(
+    params: Base, packs: Packs, gates: jax.Array, h: jax.Array, cache: Cache | None, *, config: ModelConfig
+) -> tuple[jax.Array, Cache | None]:
+    """The packs' experts and layers `[tap, L)`: h [B, T, D] -> h [B, T, D]. The length does not move: see `advance`."""
+    h, cache = _experts(packs, gates, h, cache)
+    with jax.named_scope("fuse"):
+        return _run(params, packs, gates, h, cache, config, config.tap, config.n_layers)
+
+
+def advance(cache: Cache, n_tokens: jax.Array | int) -> Cache:
+    """The cache after `n_tokens` (int or int32 [B]) of the positions just written are declared valid."""
+    return dataclasses.replace(cache, length=cache.length + n_tokens)
+
+
+def catch_up(packs: Packs, p: int, cache: Cache) -> Cache:
+    """Fills the KV of pack p's expert from the tap states kept: the conversation as it would have read it."""
+    expert = packs[p].expert
+    if expert is None:
+        return cache
+    if cache.tap is None:
+        raise ValueError("the cache keeps no tap states; make it with the packs given")
+    n_batch, capacity = cache.tap.shape[:2]
+    positions = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32)[None, :], (n_batch, capacity))
+    _, kv = run_expert(expert, cache.tap, positions, cache.experts[p])
+    return _with_expert(cache, p, kv)
+
+
+def _experts(packs: Packs, gates: jax.Array, h: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+    """h plus what the experts add; all of them read the same h."""
+    positions, terms = _positions(h, cache), []
+    for p, pack in enumerate(packs):
+        if pack.expert is not None:
+            term, kv = run_expert(pack.expert, h, positions, cache.experts[p] if cache is not None else None)
+            terms.append((gates[..., p, None], term))
+            cache = cache if cache is None else _with_expert(cache, p, kv)
+    return add_gated(h, terms), cache
+
+
+def _run(
+    params: Base,
+    packs: Packs,
+    gates: jax.Array,
+    h: jax.Array,
+    cache: Cache | None,
+    config: ModelConfig,
+    start: int,
+    stop: int,
+) -> tuple[jax.Array, Cache | None]:
+    """The base's layers `[start, stop)` with the packs' deltas."""
+    deltas: tuple[Deltas, ...] = tuple(
+        tuple(pack.lora.layers[i] if pack.lora is not None else None for pack in packs) for i in range(start, stop)
+    )
+    kvs = cache.layers[start:stop] if cache is not None else None
+    h, kvs = run_layers(params.layers[start:stop], h, _positions(h, cache), kvs, config, deltas, gates)
+    if cache is None or kvs is None:
+        return h, None
+    return h, dataclasses.replace(cache, layers=(*cache.layers[:start], *kvs, *cache.layers[stop:]))
+
+
+def _positions(h: jax.Array, cache: Cache | None) -> jax.Array:
+    """int32 [B, T], following what is cached."""
+    steps = jnp.arange(h.shape[1], dtype=jnp.int32)[None, :]
+    return jnp.broadcast_to(steps, h.shape[:2]) if cache is None else cache.length[:, None] + steps
+
+
+def _keep(tap: jax.Array, h: jax.Array, start: jax.Array) -> jax.Array:
+    """Writes h [B, T, D] into the tap states [B, S, D] from `start[b]` on."""
+    write = jax.vmap(lambda lane, new, at: jax.lax.dynamic_update_slice_in_dim(lane, new, at, axis=0))
+    return write(tap, h.astype(tap.dtype), start)
+
+
+def _with_expert(cache: Cache, p: int, kv: tuple | None) -> Cache:
+    return dataclasses.replace(cache, experts=(*cache.experts[:p], kv, *cache.experts[p + 1 :]))

@@ -25,16 +25,21 @@ class Param:
             raise ValueError(f"shape {self.shape} and axes {self.axes} differ in rank")
 
 
+def param(shape: tuple[int, ...], axes: tuple[str | None, ...], init: Initializer, dtype: str | None = None) -> Any:
+    """A `Param`, typed as what will stand in its place."""
+    return Param(shape, axes, init, dtype)
+
+
 def fan_in(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Normal values with variance 1 / (last axis), the input axis of every linear map here."""
     return jax.random.normal(key, shape, dtype) * jnp.asarray(1 / math.sqrt(shape[-1]), dtype)
 
 
-def ones(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def ones(_: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jnp.ones(shape, dtype)
 
 
-def zeros(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+def zeros(_: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jnp.zeros(shape, dtype)
 
 
