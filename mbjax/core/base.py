@@ -107,18 +107,19 @@ def run_layers(
     config: ModelConfig,
     deltas: tuple[Deltas, ...] | None = None,
     gates: jax.Array | None = None,
+    segments: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[LayerKV, ...] | None]:
     """Transformer layers over h [B, T, D] at positions int32 [B, T].
 
     kvs are the layers' caches (None: a full pass, nothing cached); deltas are per layer the packs' low-rank parts,
-    weighed by gates float32 [B, T, P].
+    weighed by gates float32 [B, T, P]; segments int32 [B, T] part packed rows of a full pass, see `ops.Rows`.
     """
     if gates is None:
         gates = jnp.zeros((*h.shape[:2], 0), jnp.float32)
     new_kvs = []
     for i, layer in enumerate(layers):
         kv = kvs[i] if kvs is not None else None
-        h, kv = _layer(layer, h, positions, kv, deltas[i] if deltas else (), gates, config)
+        h, kv = _layer(layer, h, positions, kv, deltas[i] if deltas else (), gates, segments, config)
         new_kvs.append(kv)
     return h, tuple(new_kvs) if kvs is not None else None
 
@@ -131,10 +132,11 @@ def _layer(
     kv: LayerKV | None,
     deltas: Deltas,
     gates: jax.Array,
+    segments: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
     with jax.named_scope("attention"):
-        mixed, kv = _attention(params.attn, h, positions, kv, deltas, gates, config)
+        mixed, kv = _attention(params.attn, h, positions, kv, deltas, gates, segments, config)
         h = h + mixed
     with jax.named_scope("mlp"):
         return h + _mlp(params.mlp, h, deltas, gates, config), kv
@@ -147,6 +149,7 @@ def _attention(
     kv: LayerKV | None,
     deltas: Deltas,
     gates: jax.Array,
+    segments: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
     x = rms_norm(h, params.norm, config.rms_eps)
@@ -157,7 +160,7 @@ def _attention(
         q, k = rms_norm(q, params.q_norm, config.rms_eps), rms_norm(k, params.k_norm, config.rms_eps)
     q, k = rope(q, positions, config.inv_freq()), rope(k, positions, config.inv_freq())
     if kv is None:
-        mixed = attend(q, k, v)
+        mixed = attend(q, k, v, segments)
     else:
         kv = append(kv, k, v, positions[:, 0])
         mixed = attend_cached(q, kv, positions)

@@ -57,9 +57,13 @@ def copy_layers(expert: Expert, base: Base, start: int) -> Expert:
 
 
 def run_expert(
-    expert: Expert, h: jax.Array, positions: jax.Array, kv: tuple[LayerKV, ...] | None
+    expert: Expert,
+    h: jax.Array,
+    positions: jax.Array,
+    kv: tuple[LayerKV, ...] | None,
+    segments: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[LayerKV, ...] | None]:
     """What the expert would add, before its gate. h [B, T, D] at the tap, positions int32 [B, T] -> [B, T, D]."""
     with jax.named_scope("expert"):
-        x, kv = run_layers(expert.layers, linear(h, expert.into), positions, kv, expert.config)
+        x, kv = run_layers(expert.layers, linear(h, expert.into), positions, kv, expert.config, segments=segments)
         return linear(rms_norm(x, expert.norm, expert.config.rms_eps), expert.out), kv

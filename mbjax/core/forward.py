@@ -1,9 +1,9 @@
 """The forward pass of design section 2: base and packs are merged when it is called.
 
-    h      = understand(base, tokens)                    layers [0, tap)
-    h      = h + sum_p g[b, t, p] * expert_p(h)
-    h      = fuse(base + sum_p g[b, t, p] * lora_p, h)   layers [tap, L)
-    logits = head(base, h)
+h      = understand(base, tokens)                    layers [0, tap)
+h      = h + sum_p g[b, t, p] * expert_p(h)
+h      = fuse(base + sum_p g[b, t, p] * lora_p, h)   layers [tap, L)
+logits = head(base, h)
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.expert import run_expert
 from mbjax.core.lora import add_gated
+from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
 
 Packs = tuple[Pack, ...]
@@ -53,27 +54,41 @@ def forward(
 
 
 def understand(
-    params: Base, packs: Packs, gates: jax.Array, tokens: jax.Array, cache: Cache | None, *, config: ModelConfig
+    params: Base,
+    packs: Packs,
+    gates: jax.Array,
+    tokens: jax.Array,
+    cache: Cache | None,
+    *,
+    config: ModelConfig,
+    rows: Rows | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """Layers `[0, tap)`: tokens int32 [B, T] -> the tap state h [B, T, D].
 
-    Packs made here have no part in it; an imported adapter may.
+    Packs made here have no part in it; an imported adapter may. `rows` parts packed rows of a full pass.
     """
     with jax.named_scope("understand"):
         h = embed(params, tokens)
-        h, cache = _run(params, packs, gates, h, cache, config, 0, config.tap)
+        h, cache = _run(params, packs, gates, h, cache, config, range(config.tap), rows)
     if cache is not None and cache.tap is not None:
         cache = dataclasses.replace(cache, tap=_keep(cache.tap, h, cache.length))
     return h, cache
 
 
 def fuse(
-    params: Base, packs: Packs, gates: jax.Array, h: jax.Array, cache: Cache | None, *, config: ModelConfig
+    params: Base,
+    packs: Packs,
+    gates: jax.Array,
+    h: jax.Array,
+    cache: Cache | None,
+    *,
+    config: ModelConfig,
+    rows: Rows | None = None,
 ) -> tuple[jax.Array, Cache | None]:
     """The packs' experts and layers `[tap, L)`: h [B, T, D] -> h [B, T, D]. The length does not move: see `advance`."""
-    h, cache = _experts(packs, gates, h, cache)
+    h, cache = _experts(packs, gates, h, cache, rows)
     with jax.named_scope("fuse"):
-        return _run(params, packs, gates, h, cache, config, config.tap, config.n_layers)
+        return _run(params, packs, gates, h, cache, config, range(config.tap, config.n_layers), rows)
 
 
 def advance(cache: Cache, n_tokens: jax.Array | int) -> Cache:
@@ -94,12 +109,16 @@ def catch_up(packs: Packs, p: int, cache: Cache) -> Cache:
     return _with_expert(cache, p, kv)
 
 
-def _experts(packs: Packs, gates: jax.Array, h: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+def _experts(
+    packs: Packs, gates: jax.Array, h: jax.Array, cache: Cache | None, rows: Rows | None
+) -> tuple[jax.Array, Cache | None]:
     """h plus what the experts add; all of them read the same h."""
-    positions, terms = _positions(h, cache), []
+    positions, segments = _places(h, cache, rows)
+    terms = []
     for p, pack in enumerate(packs):
         if pack.expert is not None:
-            term, kv = run_expert(pack.expert, h, positions, cache.experts[p] if cache is not None else None)
+            own = cache.experts[p] if cache is not None else None
+            term, kv = run_expert(pack.expert, h, positions, own, segments)
             terms.append((gates[..., p, None], term))
             cache = cache if cache is None else _with_expert(cache, p, kv)
     return add_gated(h, terms), cache
@@ -112,24 +131,28 @@ def _run(
     h: jax.Array,
     cache: Cache | None,
     config: ModelConfig,
-    start: int,
-    stop: int,
+    which: range,
+    rows: Rows | None,
 ) -> tuple[jax.Array, Cache | None]:
-    """The base's layers `[start, stop)` with the packs' deltas."""
+    """The base's layers `which` with the packs' deltas."""
+    start, stop = which.start, which.stop
     deltas: tuple[Deltas, ...] = tuple(
-        tuple(pack.lora.layers[i] if pack.lora is not None else None for pack in packs) for i in range(start, stop)
+        tuple(pack.lora.layers[i] if pack.lora is not None else None for pack in packs) for i in which
     )
     kvs = cache.layers[start:stop] if cache is not None else None
-    h, kvs = run_layers(params.layers[start:stop], h, _positions(h, cache), kvs, config, deltas, gates)
+    positions, segments = _places(h, cache, rows)
+    h, kvs = run_layers(params.layers[start:stop], h, positions, kvs, config, deltas, gates, segments)
     if cache is None or kvs is None:
         return h, None
     return h, dataclasses.replace(cache, layers=(*cache.layers[:start], *kvs, *cache.layers[stop:]))
 
 
-def _positions(h: jax.Array, cache: Cache | None) -> jax.Array:
-    """int32 [B, T], following what is cached."""
+def _places(h: jax.Array, cache: Cache | None, rows: Rows | None) -> tuple[jax.Array, jax.Array | None]:
+    """Positions int32 [B, T] (those of the rows, or what follows the cache, or from 0), and the segments if any."""
+    if rows is not None:
+        return rows.positions, rows.segments
     steps = jnp.arange(h.shape[1], dtype=jnp.int32)[None, :]
-    return jnp.broadcast_to(steps, h.shape[:2]) if cache is None else cache.length[:, None] + steps
+    return (jnp.broadcast_to(steps, h.shape[:2]) if cache is None else cache.length[:, None] + steps), None
 
 
 def _keep(tap: jax.Array, h: jax.Array, start: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ G query heads per key/value head, E head width. Norms, softmax and rotations are
 import math
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -59,15 +60,27 @@ def rope(x: jax.Array, positions: jax.Array, inv_freq: tuple[float, ...]) -> jax
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+@flax.struct.dataclass
+class Rows:
+    """Where the tokens of packed rows stand. Segment 0 is a prefix that every other segment of its row sees."""
+
+    positions: jax.Array  # int32 [B, T], within a token's own sequence
+    segments: jax.Array  # int32 [B, T]
+
+
+@jax.checkpoint  # training keeps q, k and v; the T*T weights are cheaper to make again than to hold
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Causal attention of a whole sequence, without a cache: differentiable, and the reference of `attend_cached`.
 
-    q [B, T, H, E]; k, v [B, T, K, E] -> [B, T, H*E].
+    q [B, T, H, E]; k, v [B, T, K, E] -> [B, T, H*E]. segments int32 [B, T] as in `Rows`.
     """
     n_tokens = q.shape[1]
     scores = _scores(_group(q, k.shape[2]), k.swapaxes(1, 2), n_tokens)  # [B, K, G, T, T]
-    causal = jnp.tril(jnp.ones((n_tokens, n_tokens), bool))
-    weights = jax.nn.softmax(jnp.where(causal[None, None, None], scores, _MASKED), axis=-1)
+    visible = jnp.tril(jnp.ones((n_tokens, n_tokens), bool))[None]
+    if segments is not None:
+        same = segments[:, :, None] == segments[:, None, :]
+        visible = visible & (same | (segments == 0)[:, None, :])
+    weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _MASKED), axis=-1)
     mixed = _mix(weights, v.swapaxes(1, 2))
     return _ungroup(mixed, n_tokens).astype(q.dtype)
 

@@ -86,7 +86,7 @@ def sample(logits: jax.Array, lanes: Lanes, position: jax.Array) -> tuple[jax.Ar
     logits = jax.lax.cond(jnp.any(lanes.penalty != 1), _penalised, lambda x, _: x, logits, lanes)
     token = jax.lax.cond(jnp.any(lanes.temperature > 0), _sampled, _greedy, logits, lanes, position)
     rows = jnp.arange(token.shape[0], dtype=jnp.int32)
-    return token, lanes.replace(seen=lanes.seen.at[rows, token].set(True))
+    return token, dataclasses.replace(lanes, seen=lanes.seen.at[rows, token].set(True))
 
 
 def _greedy(logits: jax.Array, lanes: Lanes, position: jax.Array) -> jax.Array:

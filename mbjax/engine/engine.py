@@ -1,5 +1,6 @@
 """The Python inference API: one base, its programs, and requests."""
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,7 +107,7 @@ class Engine:
         cache, self._free = self._free, None
         if cache is None:
             return init_cache(self.base.config, 1, self.programs.capacity, self._kv_dtype)
-        return cache.replace(length=jnp.zeros_like(cache.length))
+        return dataclasses.replace(cache, length=jnp.zeros_like(cache.length))
 
     def give_cache(self, cache: Cache) -> None:
         self._free = cache

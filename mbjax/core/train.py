@@ -1,0 +1,88 @@
+"""The pure part of training a pack: rows of packed examples, the loss from the tap on, and one optimiser step.
+
+A row holds one shared prefix (what every example begins with: the template's opening) and, after it, as many examples
+as fit. Every example sees the prefix and itself. Only the pack is differentiated; the understanding layers are not
+even run: their states at the tap come with the row.
+
+Axis letters: N rows of a batch, T tokens of a row, M scored positions of a row, D model width, V vocabulary.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mbjax.core.base import Base, head
+from mbjax.core.config import ModelConfig
+from mbjax.core.forward import fuse, understand
+from mbjax.core.ops import Rows
+from mbjax.core.pack import Pack
+
+
+@flax.struct.dataclass
+class Batch:
+    """Packed rows. `at` and `target` list the scored positions: the token at `at` is to predict `target`."""
+
+    tokens: jax.Array  # int32 [N, T]
+    rows: Rows  # positions and segments, int32 [N, T] each
+    at: jax.Array  # int32 [N, M]
+    target: jax.Array  # int32 [N, M], -1 where there is none
+    tap: jax.Array | None = None  # [N, T, D], the states at the tap, as cached (rounded)
+
+
+@flax.struct.dataclass
+class TrainState:
+    pack: Pack
+    optimiser: Any
+    step: jax.Array  # int32 []
+
+
+def tap_states(base: Base, tokens: jax.Array, rows: Rows, *, config: ModelConfig) -> jax.Array:
+    """The frozen states that packs are trained on, bfloat16 [N, T, D]: cached and rounded, in the first epoch too."""
+    gates = jnp.zeros((*tokens.shape, 0), jnp.float32)
+    return understand(base, (), gates, tokens, None, config=config, rows=rows)[0].astype(jnp.bfloat16)
+
+
+def pack_loss(
+    pack: Pack, base: Base, batch: Batch, gate: jax.Array, *, config: ModelConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Summed cross-entropy in nats over the scored positions, and their number. gate float32 [N], one per row."""
+    assert batch.tap is not None
+    gates = jnp.broadcast_to(gate[:, None, None], (*batch.tokens.shape, 1))
+    h, _ = fuse(base, (pack,), gates, batch.tap.astype(base.embed.dtype), None, config=config, rows=batch.rows)
+    scored = jnp.take_along_axis(h, batch.at[..., None], axis=1)
+    logits = head(base, scored, config=config)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(batch.target, 0))
+    counts = batch.target >= 0
+    return jnp.where(counts, losses, 0.0).sum(), counts.sum()
+
+
+def train_step(
+    state: TrainState,
+    base: Base,
+    batch: Batch,
+    seed: jax.Array,
+    *,
+    config: ModelConfig,
+    optimiser: optax.GradientTransformation,
+    gate_range: tuple[float, float],
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step; metrics are `loss` (nats per scored token) and `grad_norm`.
+
+    Gates are drawn anew for every row, so that the pack bears being mixed; the draw depends on seed and step alone.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    gate = jax.random.uniform(key, batch.tokens.shape[:1], jnp.float32, *gate_range)
+
+    def mean_loss(pack: Pack) -> jax.Array:
+        total, n = pack_loss(pack, base, batch, gate, config=config)
+        return total / jnp.maximum(n, 1).astype(jnp.float32)
+
+    loss, grads = jax.value_and_grad(mean_loss)(state.pack)
+    params: Any = state.pack
+    updates, optimiser_state = optimiser.update(grads, state.optimiser, params)
+    pack: Any = optax.apply_updates(params, updates)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    return TrainState(pack, optimiser_state, state.step + 1), metrics
