@@ -13,7 +13,7 @@ def use_compile_cache() -> None:
 
     A directory that the user configured for JAX stays. Where none can be made, programs are compiled anew each time.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     directory: Path = mbjax_home() / "xla"
     with contextlib.suppress(OSError):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from mbjax.core.cache import Cache, init_cache
 from mbjax.core.decode import chunk_sizes
 from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.programs import Programs, tree_bytes
 from mbjax.engine.reply import Memory, Reply, Timing
 from mbjax.engine.stop import StopScanner
@@ -41,8 +42,9 @@ class Engine:
     @classmethod
     def load(cls, name_or_path: str | Path, *, dtype: str = "auto", context: int | None = None) -> "Engine":
         """Loads a base (catalog name, HF directory or GGUF file) and makes an engine of it."""
+        use_compile_cache()
         base = load_base(name_or_path, dtype=dtype)
-        return cls(base, context=context or min(DEFAULT_CONTEXT, base.config.max_context))
+        return cls(base, context=min(DEFAULT_CONTEXT, base.config.max_context) if context is None else context)
 
     def generate(
         self,
@@ -129,6 +131,10 @@ class Stream:
     def __next__(self) -> str:
         return next(self._pieces)
 
+    def close(self) -> None:
+        """Ends the answer here; the engine can then take the next request."""
+        self._pieces.close()
+
     def reply(self, text: str) -> Reply:
         """The finished answer; call it once the iteration has ended."""
         start, first, end = (self._marks[name] for name in ("start", "first", "end"))
@@ -140,7 +146,7 @@ class Stream:
         )
         return Reply(text, list(self.tokens), len(self.prompt), [], timing, self._engine.memory())
 
-    def _run(self) -> Iterator[str]:
+    def _run(self) -> Generator[str]:
         detokenizer, scanner = Detokenizer(self._engine.base.tokenizer), StopScanner(self._stop)
         for token in self._ids():
             piece = scanner.push(detokenizer.push(token))
