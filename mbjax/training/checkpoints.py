@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from mbjax.errors import InputError
@@ -32,9 +33,8 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
         """Saves a pytree of arrays, and what else the run must remember as JSON."""
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.leaves(state)), progress=ocp.args.JsonSave(progress)
-        )
+        leaves = [jnp.copy(leaf) for leaf in jax.tree.leaves(state)]  # the write goes on while steps donate the state
+        args = ocp.args.Composite(state=ocp.args.StandardSave(leaves), progress=ocp.args.JsonSave(progress))
         self._manager.save(step, args=args)
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]] | None:

@@ -99,7 +99,7 @@ def train_pack(
     events: list[Event] = []
     with Checkpoints(directory, to_json(config), keep=config.loop.keep) as checkpoints:
         restored = checkpoints.restore((state, state.pack))
-        best = state.pack
+        best = jax.tree.map(jnp.copy, state.pack)  # a step donates its state
         if restored is not None:
             (state, best), memory = restored
         batches = run.batches(memory["batches"])
