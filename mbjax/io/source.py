@@ -64,6 +64,8 @@ def source_key(path: Path) -> str:
     """A hex digest of all bytes that the base at `path` is made from. Raises InputError where they cannot be read."""
     if not path.is_dir():
         return file_sha256(path)
+    if not (path / "config.json").exists():
+        raise InputError(f"{path}: holds no config.json; give an HF model directory or a GGUF file")
     files = [path / "config.json", *hf_weight_files(path)]
     files += [path / name for name in _TOKENIZER_FILES if (path / name).exists()]
     lines = sorted(f"{file_sha256(file)}  {file.name}\n" for file in files)
