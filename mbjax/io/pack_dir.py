@@ -1,11 +1,9 @@
-"""Pack directories, format version 1: written all at once, read without trust.
-
-pack.json  pack.safetensors  scores.json  README.md  [signature.json]
-"""
+"""Pack directories, format version 1: written all at once, read without trust."""
 
 import dataclasses
 import hashlib
 import io
+import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -122,12 +120,14 @@ def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) ->
     def read(folder: PackFolder) -> StoredPack:
         manifest = folder.manifest()
         check(manifest)
-        _check_size(manifest, folder.path / MANIFEST)
+        shape = announced(manifest.expert, manifest.lora, manifest.base.config, manifest.dtype)
+        wanted = _wanted(shape, manifest.route)
+        _check_size(wanted, manifest.files[TENSORS].bytes, folder.path / MANIFEST)
         data = {name: folder.listed(name, entry) for name, entry in manifest.files.items()}
         where = folder.path / TENSORS
-        tensors = _checked_tensors(manifest, data[TENSORS], where)
+        tensors = _checked_tensors(wanted, data[TENSORS], where)
         return StoredPack(
-            params=from_named(_announced(manifest), tensors),
+            params=from_named(shape, tensors),
             manifest=manifest,
             route=_route_key(manifest, tensors),
             scores=read_scores(data[SCORES], str(folder.path / SCORES)),
@@ -156,14 +156,10 @@ def _unfilled(pack: Pack, about: About, dtype: str, route: RouteKey | None) -> M
     )
 
 
-def _announced(manifest: Manifest) -> Pack:
-    return announced(manifest.expert, manifest.lora, manifest.base.config, manifest.dtype)
-
-
-def _wanted(manifest: Manifest) -> Wanted:
-    """dtype and shape of every tensor that the manifest announces."""
-    wanted = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in named(_announced(manifest)).items()}
-    shapes = manifest.route.tensors if manifest.route is not None else {}
+def _wanted(shape: Pack, route: Route | None) -> Wanted:
+    """dtype and shape of every tensor that a manifest announces."""
+    wanted = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in named(shape).items()}
+    shapes = route.tensors if route is not None else {}
     return wanted | {name: (np.dtype(np.float32), shape) for name, shape in shapes.items()}
 
 
@@ -174,7 +170,8 @@ def _arrays(pack: Pack, route: RouteKey | None, manifest: Manifest, path: Path) 
         refuse(str(path), f"the expert's settings are not those of an expert on the base {manifest.base.name}")
     if lines := mismatches(shape, pack):
         refuse(str(path), f"the pack does not fit the base {manifest.base.name}: {'; '.join(lines[:5])}")
-    wanted = _wanted(manifest)
+    shapes = announced(manifest.expert, manifest.lora, config, manifest.dtype)
+    wanted = _wanted(shapes, manifest.route)
     arrays = {name: np.asarray(leaf, dtype=wanted[name][0]) for name, leaf in named(pack).items()}
     if route is not None:
         arrays |= {ROUTE_PREFIX + name: np.asarray(array, np.float32) for name, array in route.tensors.items()}
@@ -183,19 +180,20 @@ def _arrays(pack: Pack, route: RouteKey | None, manifest: Manifest, path: Path) 
     return wanted, arrays
 
 
-def _check_size(manifest: Manifest, where: Path) -> None:
+def _check_size(wanted: Wanted, size: int, where: Path) -> None:
     """The tensors' file may be as large as the announced tensors make it: nothing else is read into memory."""
-    wanted = _wanted(manifest)
-    values = sum(dtype.itemsize * int(np.prod(shape, dtype=object)) for dtype, shape in wanted.values())
-    size, most = manifest.files[TENSORS].bytes, values + _HEADER_OF_FILE + _HEADER_PER_TENSOR * len(wanted)
-    if not values < size <= most:
+    values = sum(dtype.itemsize * math.prod(shape) for dtype, shape in wanted.values())
+    if not values < size <= values + _longest_header(wanted):
         refuse(str(where), f"files.{TENSORS}.bytes is {size}, but the parts announced take {values} and a header")
 
 
-def _checked_tensors(manifest: Manifest, data: bytes, where: Path) -> dict[str, np.ndarray]:
-    wanted = _wanted(manifest)
-    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
-    if length > _HEADER_OF_FILE + _HEADER_PER_TENSOR * len(wanted):
+def _longest_header(wanted: Wanted) -> int:
+    return _HEADER_OF_FILE + _HEADER_PER_TENSOR * len(wanted)
+
+
+def _checked_tensors(wanted: Wanted, data: bytes, where: Path) -> dict[str, np.ndarray]:
+    length = struct.unpack("<Q", data[:8])[0]  # there are eight bytes: `_check_size`
+    if length > _longest_header(wanted):
         refuse(str(where), f"its header of {length} bytes is too long for {len(wanted)} tensors")
     tensors, _ = parse_tensors(data, where)
     if problems := tensor_problems(wanted, tensors):
