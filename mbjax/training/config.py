@@ -68,6 +68,15 @@ class LoopConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Where data came from, for the manifest and the card."""
+
+    name: str
+    licence: str
+    origin: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class PackConfig:
     """One run of `mbjax pack train`."""
 
@@ -77,7 +86,7 @@ class PackConfig:
     version: str = "0.1.0"
     description: str = ""
     licence: str = "unknown"
-    sources: tuple[str, ...] = ()
+    sources: tuple[SourceConfig, ...] = ()
     base: str = "smollm2-135m"
     dtype: str = "float32"
     lora: LoraConfig | None = dataclasses.field(default_factory=LoraConfig)

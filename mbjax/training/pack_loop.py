@@ -1,7 +1,6 @@
 """Training one pack: from configuration and base to the pack with the best validation loss."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -178,11 +177,3 @@ class _Run:
 def _strides(n: int, size: int) -> Iterator[np.ndarray]:
     for start in range(0, n, size):
         yield np.minimum(np.arange(start, start + size), n - 1)
-
-
-def write_log(events: list[Event], path: Path) -> None:
-    """Appends the events as JSON lines."""
-    with path.open("a", encoding="utf-8") as file:
-        for event in events:
-            values = {key: value for key, value in dataclasses.asdict(event).items() if value is not None}
-            file.write(json.dumps(values) + "\n")
