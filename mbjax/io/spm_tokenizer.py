@@ -19,8 +19,8 @@ _SPACE = "\u2581"
 class SpmSettings:
     """How SentencePiece prepares text before it is split.
 
-    prefix: `each` puts a space before every stretch of text between special tokens, `first` only at the start of the
-    text, `none` nowhere. charsmap is the compiled character normalisation, empty for none. squeeze_spaces drops
+    prefix: `each` puts a space before every stretch of text between special or user-defined tokens (as transformers
+    and llama.cpp do), `first` only at the start of the text, `none` nowhere. charsmap is the compiled character normalisation, empty for none. squeeze_spaces drops
     spaces at both ends and repeated ones.
     """
 

@@ -132,7 +132,10 @@ class Tokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 over vocabulary, merges, special tokens and a probe text's ids: equal for equal behaviour."""
+        """sha256 over the vocabulary, the merges, the special tokens, and how a probe text is prepared and split.
+
+        The same for one tokenizer in whatever kind of file it came.
+        """
         if self._known_digest:
             return self._known_digest
         state = json.loads(self._core.to_str())
@@ -143,6 +146,7 @@ class Tokenizer:
             "merges": merges,
             "special": sorted(self._special),
             "bos": self.bos_id if self.add_bos else None,
+            "words": _words(self._core, _PROBE),
             "probe": self.encode(_PROBE, add_bos=False),
         }
         return hashlib.sha256(json.dumps(description, separators=(",", ":")).encode()).hexdigest()
@@ -214,6 +218,12 @@ def read_core(path: Path) -> "tokenizers.Tokenizer":
 
     with tokenizer_errors(path):
         return tokenizers.Tokenizer.from_buffer(path.read_bytes())
+
+
+def _words(core: "tokenizers.Tokenizer", text: str) -> list[str]:
+    """The stretches of a text within which merges happen."""
+    text = core.normalizer.normalize_str(text) if core.normalizer else text
+    return [word for word, _ in core.pre_tokenizer.pre_tokenize_str(text)] if core.pre_tokenizer else [text]
 
 
 def _decoding(core: "tokenizers.Tokenizer") -> tuple[bool, bool]:
