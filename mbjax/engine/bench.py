@@ -116,7 +116,7 @@ def _decode_seconds(engine: Engine, first: int, n_tokens: int) -> float:
     start = time.perf_counter()
     for _ in range(n_tokens):
         following, cache, lanes = decode(params, cache, token, lanes)
-        int(token[0])
+        np.asarray(token)
         token = following
     jax.block_until_ready(token)
     seconds = time.perf_counter() - start

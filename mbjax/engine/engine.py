@@ -161,16 +161,17 @@ class Stream:
     def _ids(self) -> Iterator[int]:
         """Token ids up to the end of turn, which is left out. The next step runs while a token is being handled."""
         engine, ends = self._engine, self._engine.base.tokenizer.eos_ids
-        params, decode = engine.base.params, engine.programs.decode()
+        params = engine.base.params
         lanes = lanes_of([(self._sampling, self.prompt)], engine.base.config.vocab_size)
         self._marks["start"] = time.perf_counter()
         h, cache = prefill_prompt(engine, engine.take_cache(), self.prompt)
         try:
             token, lanes = engine.programs.choose()(params, h, lanes, cache.length)
+            decode = engine.programs.decode()  # loaded, or compiled, while the device takes in the prompt
             while True:
                 done = len(self.tokens) + 1 >= self._max_tokens
                 following, cache, lanes = (token, cache, lanes) if done else decode(params, cache, token, lanes)
-                current = int(token[0])
+                current = int(np.asarray(token)[0])  # token[0] would be a program, queued behind the step just begun
                 self._marks["end"] = time.perf_counter()
                 self._marks.setdefault("first", self._marks["end"])
                 if current in ends:
