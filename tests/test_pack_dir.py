@@ -171,7 +171,7 @@ def test_a_pipe_in_a_files_place_does_not_hang(tmp_path: Path) -> None:
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
-    one_line(lambda: read_pack(tmp_path / "none"), "none", "no such pack")
+    one_line(lambda: read_pack(tmp_path / "none"), "none", "no such directory")
     (tmp_path / "file").write_text("x")
     one_line(lambda: read_pack(tmp_path / "file"), "not a directory")
     (tmp_path / "empty").mkdir()

@@ -40,9 +40,9 @@ class PackFolder:
             elif not path.is_dir():
                 raise NotADirectoryError
         except FileNotFoundError:
-            refuse(str(path), "no such pack directory; `mbjax pack list` shows what is there")
+            refuse(str(path), "no such directory")
         except NotADirectoryError:
-            refuse(str(path), "is not a directory; a pack is one, with a pack.json in it")
+            refuse(str(path), "is not a directory")
         except (OSError, ValueError) as error:
             refuse(str(path), f"cannot be read: {getattr(error, 'strerror', None) or 'not a path'}")
 
