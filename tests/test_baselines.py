@@ -31,6 +31,12 @@ def test_centroids_are_compared_by_angle_not_by_size():
     assert found["nearest centroid"] == ["z"]
 
 
+def test_several_near_texts_outvote_the_nearest():
+    train, answers = [f"abcdefg{letter}" for letter in "hijklmn"] + ["abcdefg"], ["a"] * 7 + ["z"]
+    found = baselines.predictions(train, answers, ["abcdefg"])
+    assert found["nearest neighbour"] == ["z"] and found["vote of 10 nearest"] == ["a"]
+
+
 @pytest.mark.parametrize("line", ["no json", '{"prompt": "a", "answer": "b"}', "[1]"])
 def test_a_wrong_line_is_named(tmp_path: Path, line: str):
     write(tmp_path / "train.jsonl", TRAIN)

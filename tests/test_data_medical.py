@@ -74,8 +74,7 @@ def test_held_out_are_synonyms_without_a_near_duplicate_in_training(parts: dict[
     held = sorted({line["term"] for part in ("valid", "test") for line in parts[part]})
     assert len(held) == 80 and not set(train) & set(held)
     assert {line["source"] for line in parts["test"] + parts["valid"]} == {"synonym"}
-    assert nearest_cosine(held, train).max() < NEAR + 0.02  # the weights differ a little from the builder's wider pool
-    assert nearest_cosine(held, held, skip_self=True).max() < NEAR + 0.02
+    assert nearest_cosine(held, train).max() < NEAR
 
 
 def test_every_code_s_category_is_known_to_training(small: Terms, parts: dict[str, list[dict[str, str]]]):
@@ -86,7 +85,8 @@ def test_every_code_s_category_is_known_to_training(small: Terms, parts: dict[st
 def test_no_description_of_any_code_is_near_a_held_out_synonym(small: Terms, parts: dict[str, list[dict[str, str]]]):
     held = sorted({line["term"] for line in parts["test"]})
     codes = [term.text for term in small.terms if term.source in ("title", "description")]
-    assert nearest_cosine(held, codes).max() < NEAR + 0.02
+    corpus = [term.text for term in small.terms]
+    assert nearest_cosine(held, codes, corpus=corpus).max() < NEAR + 0.01  # the builder's weights know no notes
 
 
 def test_half_of_the_test_is_asked_in_words_that_training_never_has(parts: dict[str, list[dict[str, str]]]):
@@ -117,10 +117,10 @@ def test_no_chapter_carries_the_test_and_no_category_floods_the_training(terms: 
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(small: Terms, tmp_path: Path):
-    tiny = Terms(tuple(term for term in small.terms if term.chapter == "8"), small.titles, 0, 0)
+    tiny = Terms(tuple(term for term in small.terms if term.chapter != "10"), small.titles, 0, 0)
     digests = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        parts, meta = medical.build(tiny, seed=seed, n_test=10, n_valid=5, largest_class=1.0)
+        parts, meta = medical.build(tiny, seed=seed, n_test=20, n_valid=10, largest_class=1.0)
         digests.append(write_split(tmp_path / name, parts, meta)["split_digest"])
     assert digests[0] == digests[1] != digests[2]
     assert json.loads((tmp_path / "a" / "meta.json").read_text())["split_digest"] == digests[0]
@@ -131,7 +131,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(small: Ter
 
 def test_too_small_a_classification_is_refused(small: Terms):
     tiny = Terms(tuple(term for term in small.terms if term.chapter == "8"), small.titles, 0, 0)
-    with pytest.raises(InputError, match="hold out where 90"):
+    with pytest.raises(InputError, match="hold out where 100"):
         medical.build(tiny, n_test=60, n_valid=30, largest_class=1.0)
 
 

@@ -8,7 +8,8 @@ category), `group` (the category's code), `term` (the bare text, for baselines t
 
 Held out are synonyms (the tabular list's inclusion terms), never codes: every category is known to training by its
 title and descriptions. A synonym with a near-duplicate anywhere (another synonym, a title, the description of any
-code, used in training or not) is never held out; notes too near to a held-out synonym leave the training set.
+code, used in training or not) is never held out; notes too near to a held-out synonym leave the training set; and
+what is still near a training text when the training texts alone weigh the n-grams is dropped.
 """
 
 import argparse
@@ -80,7 +81,8 @@ def training_terms(terms: Terms, held: list[Term], rng: random.Random) -> tuple[
             sets[term.source].append(term)
     notes = sets["note"]
     hidden = [term.text for term in held]
-    near = nearest_cosine([note.text for note in notes], hidden)
+    corpus = [term.text for term in terms.terms]
+    near = nearest_cosine([note.text for note in notes], hidden, corpus=corpus)
     far = [note for note, cosine in zip(notes, near, strict=True) if cosine < NEAR]
     chosen = sets["title"] + sets["synonym"] + far + _balanced(sets["description"], rng)
     return chosen, len(notes) - len(far)
@@ -141,9 +143,16 @@ def build(
 ) -> tuple[dict[str, list[Line]], dict[str, Any]]:
     """The three parts as lists of lines, and what meta.json says of them. Raises InputError as `held_out` does."""
     rng = random.Random(seed)
-    held, counts = held_out(terms, rng, n=n_test + n_valid, largest_class=largest_class)
-    test, valid = held[:n_test], held[n_test:]
+    n = n_test + n_valid
+    held, counts = held_out(terms, rng, n=n + max(n // 20, 10), largest_class=largest_class)
     train, notes_dropped = training_terms(terms, held, rng)
+    # The last word has the measure as anybody would take it from the files: weighted by the training texts alone.
+    near = nearest_cosine([term.text for term in held], [term.text for term in train])
+    far = [term for term, cosine in zip(held, near, strict=True) if cosine < NEAR]
+    if len(far) < n:
+        raise InputError(f"only {len(far)} of {n} held-out synonyms are far enough from training: ask for fewer")
+    test, valid = far[:n_test], far[n_test:n]
+    counts |= {"near_training_text_dropped": len(held) - len(far), "spare": len(far) - n}
     parts = {
         "train": lines_of(train, terms.titles, rng, new_share=0.0),
         "valid": lines_of(valid, terms.titles, rng, new_share=0.5),
