@@ -12,19 +12,20 @@ import jax.numpy as jnp
 from mbjax.core.base import Base, head
 from mbjax.core.config import ModelConfig
 from mbjax.core.forward import fuse, understand
+from mbjax.core.pack import Mix
 
 _BLOCK = 64  # positions whose logits are held at once: all of them would be B * T * V floats
 
 
 @partial(jax.jit, static_argnames="config")
-def token_logprobs(params: Base, tokens: jax.Array, targets: jax.Array, *, config: ModelConfig) -> jax.Array:
+def token_logprobs(params: Base, mix: Mix, tokens: jax.Array, targets: jax.Array, *, config: ModelConfig) -> jax.Array:
     """Natural log-probability of `targets[b, t]` after `tokens[b, :t + 1]`; both int32 [B, T] -> float32 [B, T].
 
     Padding on the right changes nothing to its left.
     """
-    gates = jnp.zeros((*tokens.shape, 0), jnp.float32)
-    h, _ = understand(params, (), gates, tokens, None, config=config)
-    h, _ = fuse(params, (), gates, h, None, config=config)
+    gates = mix.per_token(tokens.shape[1])
+    h, _ = understand(params, mix.packs, gates, tokens, None, config=config)
+    h, _ = fuse(params, mix.packs, gates, h, None, config=config)
     n_batch, n_tokens, width = h.shape
     block = math.gcd(n_tokens, _BLOCK)
     h_blocks = h.reshape(n_batch, n_tokens // block, block, width).swapaxes(0, 1)

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbjax.core.base import Base
-from mbjax.core.cache import Cache, init_cache
+from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.decode import chunk_sizes
+from mbjax.core.pack import Mix, Pack
 from mbjax.core.sampling import Sampling, lanes_of
 from mbjax.engine.programs import Programs
 
@@ -22,6 +23,7 @@ def answer_all(
     params: Base,
     config: ModelConfig,
     prompts: Sequence[Sequence[int]],
+    packs: tuple[Pack, ...] = (),
     *,
     max_tokens: int,
     ends: frozenset[int],
@@ -29,7 +31,7 @@ def answer_all(
 ) -> list[list[int]]:
     """The greedy continuation of each prompt, at most `max_tokens` ids, without the id of `ends` that closes it.
 
-    Prompts that are taken in by the same chunks share a batch, so that an answer does not depend on the neighbours.
+    `packs` are forced on all of them, with gates of 1. Prompts that are taken in by the same chunks share a batch, so that an answer does not depend on the neighbours.
     `progress(done, total)` counts prompts.
     """
     answers: list[list[int]] = [[] for _ in prompts]
@@ -38,12 +40,13 @@ def answer_all(
     longest = max(max(sum(chunk_sizes(len(ids))), len(ids) + max_tokens) for ids in prompts)
     capacity = -(-longest // _CAPACITY_STEP) * _CAPACITY_STEP
     kv_dtype = str(params.embed.dtype)
-    programs = Programs(params, config, batch=LANES, capacity=capacity, kv_dtype=kv_dtype)
-    cache, done = init_cache(config, LANES, capacity, kv_dtype), 0
+    programs = Programs(params, config, packs, batch=LANES, capacity=capacity, kv_dtype=kv_dtype)
+    mix = Mix(packs, jnp.asarray(np.ones((LANES, len(packs)), np.float32)))
+    cache, done = programs.new_cache(), 0
     for members in _batches(prompts):
         lanes = [prompts[members[min(lane, len(members) - 1)]] for lane in range(LANES)]  # the last fills the rest
         cache = dataclasses.replace(cache, length=jnp.zeros_like(cache.length))
-        ids, cache = _answer(params, config, programs, cache, lanes, max_tokens, ends)
+        ids, cache = _answer(params, mix, programs, cache, lanes, max_tokens, ends)
         for i, answer in zip(members, ids, strict=False):
             answers[i] = answer
         done += len(members)
@@ -62,15 +65,15 @@ def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def _answer(
     params: Base,
-    config: ModelConfig,
+    mix: Mix,
     programs: Programs,
     cache: Cache,
     lanes: list[Sequence[int]],
     max_tokens: int,
     ends: frozenset[int],
 ) -> tuple[list[list[int]], Cache]:
-    h, cache = _take_in(params, programs, cache, lanes)
-    states = lanes_of([(Sampling(), list(ids)) for ids in lanes], config.vocab_size)
+    h, cache = _take_in(params, mix, programs, cache, lanes)
+    states = lanes_of([(Sampling(), list(ids)) for ids in lanes], programs.config.vocab_size)
     token, states = programs.choose()(params, h, states, cache.length)
     answers: list[list[int]] = [[] for _ in lanes]
     running = set(range(len(lanes)))
@@ -82,11 +85,13 @@ def _answer(
                 running.discard(lane)
         if not running or step + 1 == max_tokens:
             break
-        token, cache, states = programs.decode()(params, cache, token, states)
+        token, cache, states = programs.decode()(params, mix, cache, token, states)
     return answers, cache
 
 
-def _take_in(params: Base, programs: Programs, cache: Cache, lanes: list[Sequence[int]]) -> tuple[jax.Array, Cache]:
+def _take_in(
+    params: Base, mix: Mix, programs: Programs, cache: Cache, lanes: list[Sequence[int]]
+) -> tuple[jax.Array, Cache]:
     """Prefill of all lanes; only the last chunk is padded, to each lane's own length."""
     at, h = 0, None
     for size in chunk_sizes(len(lanes[0])):
@@ -94,7 +99,7 @@ def _take_in(params: Base, programs: Programs, cache: Cache, lanes: list[Sequenc
         for lane, ids in enumerate(lanes):
             part = ids[at : at + size]
             tokens[lane, : len(part)], n_valid[lane] = part, len(part)
-        h, cache = programs.prefill(size)(params, cache, jnp.asarray(tokens), jnp.asarray(n_valid))
+        h, cache = programs.prefill(size)(params, mix, cache, jnp.asarray(tokens), jnp.asarray(n_valid))
         at += size
     assert h is not None
     return h, cache

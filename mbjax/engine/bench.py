@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbjax.core.sampling import Sampling, lanes_of
-from mbjax.engine.engine import Engine, prefill_prompt
+from mbjax.engine.engine import Engine, Selection
 from mbjax.engine.programs import tree_bytes
 from mbjax.engine.reply import Memory
+from mbjax.engine.stream import prefill_prompt
 from mbjax.errors import InputError
 
 _BANDWIDTH_BYTES = 2**28  # far beyond any cache
@@ -49,6 +50,7 @@ def bench(
     prompt_tokens: int = 512,
     decode_tokens: int = 128,
     repeats: int = 3,
+    pack: str = "none",
     progress: Callable[[int, int], None] | None = None,
 ) -> Bench:
     """Measures `engine` with random tokens; compiling and a first run of everything come before the clock starts.
@@ -63,14 +65,15 @@ def bench(
         if not 1 <= value <= most:
             raise InputError(f"{name} is {value}; it must be 1 to {most} (the context is {engine.context})")
     prompt = np.random.default_rng(0).integers(0, engine.base.config.vocab_size, prompt_tokens).tolist()
+    use = engine.select(pack)
     prefills, decodes = [], []
     for run in range(repeats + 1):
-        prefills.append(_prefill_seconds(engine, prompt))
-        decodes.append(_decode_seconds(engine, prompt[0], decode_tokens))
+        prefills.append(_prefill_seconds(engine, use, prompt))
+        decodes.append(_decode_seconds(engine, use, prompt[0], decode_tokens))
         if progress is not None:
             progress(run + 1, repeats + 1)
     decode_tok_s = decode_tokens / statistics.median(decodes[1:])
-    bytes_per_token, bandwidth = _bytes_per_token(engine, decode_tokens), read_bandwidth()
+    bytes_per_token, bandwidth = _bytes_per_token(engine, use, decode_tokens), read_bandwidth()
     return Bench(
         prefill_tok_s=prompt_tokens / statistics.median(prefills[1:]),
         decode_tok_s=decode_tok_s,
@@ -97,36 +100,36 @@ def read_bandwidth(n_bytes: int = _BANDWIDTH_BYTES, repeats: int = 5) -> float:
     return values.nbytes / min(seconds)
 
 
-def _prefill_seconds(engine: Engine, prompt: list[int]) -> float:
-    cache = jax.block_until_ready(engine.take_cache())
+def _prefill_seconds(engine: Engine, use: Selection, prompt: list[int]) -> float:
+    cache = jax.block_until_ready(engine.take_cache(use.programs))
     start = time.perf_counter()
-    h, cache = prefill_prompt(engine, cache, prompt)
+    h, cache = prefill_prompt(use.programs, engine.base.params, use.mix, cache, prompt)
     jax.block_until_ready(h)
     seconds = time.perf_counter() - start
-    engine.give_cache(cache)
+    engine.give_cache(use.programs, cache)
     return seconds
 
 
-def _decode_seconds(engine: Engine, first: int, n_tokens: int) -> float:
+def _decode_seconds(engine: Engine, use: Selection, first: int, n_tokens: int) -> float:
     """Seconds of `n_tokens` steps, each token handed to the host as in generation."""
-    params, decode = engine.base.params, engine.programs.decode()
+    params, decode = engine.base.params, use.programs.decode()
     lanes = lanes_of([(Sampling(), [])], engine.base.config.vocab_size)
     token = jnp.asarray(np.asarray([first], np.int32))
-    cache = jax.block_until_ready(engine.take_cache())
+    cache = jax.block_until_ready(engine.take_cache(use.programs))
     start = time.perf_counter()
     for _ in range(n_tokens):
-        following, cache, lanes = decode(params, cache, token, lanes)
+        following, cache, lanes = decode(params, use.mix, cache, token, lanes)
         np.asarray(token)
         token = following
     jax.block_until_ready(token)
     seconds = time.perf_counter() - start
-    engine.give_cache(cache)
+    engine.give_cache(use.programs, cache)
     return seconds
 
 
-def _bytes_per_token(engine: Engine, n_tokens: int) -> int:
-    """The weights, less an embedding that is only looked up, and the mean number of cached positions."""
+def _bytes_per_token(engine: Engine, use: Selection, n_tokens: int) -> int:
+    """The weights, packs in use included, less an embedding that is only looked up, and the mean number of cached positions."""
     params = engine.base.params
     looked_up = 0 if params.head is None else tree_bytes(params.embed)
-    position = engine.programs.kv_bytes() // engine.programs.capacity
-    return tree_bytes(params) - looked_up + position * (n_tokens + 1) // 2
+    position = use.programs.kv_bytes() // use.programs.capacity
+    return tree_bytes(params) + tree_bytes(use.mix.packs) - looked_up + position * (n_tokens + 1) // 2

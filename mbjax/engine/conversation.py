@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from mbjax.core.sampling import Sampling
-from mbjax.engine.engine import Engine, Message, Stream
+from mbjax.engine.engine import Engine, Message
+from mbjax.engine.stream import Stream
 from mbjax.errors import InputError
 
 
 class Conversation:
     """The turns so far. `ask` streams an answer, `answered` puts it into the history."""
 
-    def __init__(self, engine: Engine, system: str | None = None) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, system: str | None = None, pack: str = "auto") -> None:
+        self._engine, self._pack = engine, pack
         self._opening: list[Message] = [{"role": "system", "content": system}] if system else []
         self.turns: list[Message] = []
 
@@ -27,7 +28,8 @@ class Conversation:
         room = engine.context - min(max_tokens, engine.context // 4)
         while len(turns) > 1 and self._n_tokens(turns) > room:
             turns = turns[2:]
-        stream = engine.stream([*self._opening, *turns], max_tokens=max_tokens, sampling=sampling, stop=stop)
+        messages = [*self._opening, *turns]
+        stream = engine.stream(messages, pack=self._pack, max_tokens=max_tokens, sampling=sampling, stop=stop)
         self.turns = turns
         return stream
 

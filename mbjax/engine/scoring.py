@@ -8,6 +8,7 @@ import numpy as np
 
 from mbjax.core.base import Base
 from mbjax.core.config import ModelConfig
+from mbjax.core.pack import Mix, Pack
 from mbjax.core.score import token_logprobs
 
 SHORTEST = 32  # tokens of the smallest program; each longer one is twice as long
@@ -38,11 +39,15 @@ def windows(ids: Sequence[int], window: int, stride: int) -> list[Row]:
 
 
 def row_logprobs(
-    params: Base, config: ModelConfig, rows: Sequence[Row], progress: Callable[[int, int], None] | None = None
+    params: Base,
+    config: ModelConfig,
+    rows: Sequence[Row],
+    packs: tuple[Pack, ...] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """The summed natural log-probability of each row's scored tokens, in the order of `rows`.
 
-    Few programs are compiled: one per length bucket, each with a fixed number of rows. `progress(done, total)` counts
+    `packs` are forced on all of them, with gates of 1. Few programs are compiled: one per length bucket, each with a fixed number of rows. `progress(done, total)` counts
     rows.
     """
     totals, done = [0.0] * len(rows), 0
@@ -53,7 +58,9 @@ def row_logprobs(
         n_rows = max(1, min(_MOST_ROWS, _TOKENS_PER_BATCH // length))
         for at in range(0, len(members), n_rows):
             batch = members[at : at + n_rows]
-            for i, total in zip(batch, _score(params, config, [rows[i] for i in batch], n_rows, length), strict=True):
+            for i, total in zip(
+                batch, _score(params, packs, config, [rows[i] for i in batch], n_rows, length), strict=True
+            ):
                 totals[i] = total
             done += len(batch)
             if progress is not None:
@@ -68,9 +75,13 @@ def _bucket(n_tokens: int) -> int:
     return length
 
 
-def _score(params: Base, config: ModelConfig, rows: list[Row], n_rows: int, length: int) -> list[float]:
+def _score(
+    params: Base, packs: tuple[Pack, ...], config: ModelConfig, rows: list[Row], n_rows: int, length: int
+) -> list[float]:
     tokens, targets = (np.zeros((n_rows, length), np.int32) for _ in range(2))
     for b, row in enumerate(rows):
         tokens[b, : len(row.ids) - 1], targets[b, : len(row.ids) - 1] = row.ids[:-1], row.ids[1:]
-    logprobs = np.asarray(token_logprobs(params, jnp.asarray(tokens), jnp.asarray(targets), config=config), np.float64)
+    mix = Mix(packs, jnp.asarray(np.ones((n_rows, len(packs)), np.float32)))
+    found = token_logprobs(params, mix, jnp.asarray(tokens), jnp.asarray(targets), config=config)
+    logprobs = np.asarray(found, np.float64)
     return [float(logprobs[b, row.first - 1 : len(row.ids) - 1].sum()) for b, row in enumerate(rows)]
