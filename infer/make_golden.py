@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from mixed_text import mixed_lines
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
@@ -21,11 +20,10 @@ BASE = "smollm2-135m"
 VOCAB, N_TOKENS = 96, 24
 N_POSITIONS, N_TOP = 12, 20
 CHAT = [{"role": "user", "content": "What is the capital of France?"}]
-TEXTS = (
-    'def fibonacci(n: int) -> list[int]:\n    """The first n numbers."""\n    a, b = 0, 1\n    numbers = []\n',
-    "The heart is a muscular organ that pumps blood through the body. In an adult at rest it beats 60 to 100 times a "
-    "minute;\nduring exercise it may reach 180. Das Herz schlägt. 心臓は血液を送り出す。 ❤️\n",
-)
+CODE = 'def fibonacci(n: int) -> list[int]:\n    """The first n numbers."""\n    a, b = 0, 1\n    numbers = []\n'
+PROSE = """The heart is a muscular organ that pumps blood through the body. In an adult at rest it beats 60 to 100 times
+a minute; during exercise it may reach 180. Das Herz schlägt. 心臓は血液を送り出す。 ❤️
+"""
 
 
 def tiny(name: str) -> None:
@@ -51,7 +49,7 @@ def default_base(gguf: Path) -> dict[str, Any]:
 
     llama = llama_cpp.Llama(str(gguf), vocab_only=True, verbose=False)
     template = llama.metadata["tokenizer.chat_template"]
-    texts = [_render(template), *TEXTS]
+    texts = [_render(template), CODE, PROSE]
     model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32).eval()
     prompts = []
     for text in texts:
