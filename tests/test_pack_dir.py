@@ -17,7 +17,7 @@ from mbjax.core.pack import Pack
 from mbjax.errors import FailureError, InputError
 from mbjax.io import pack_files
 from mbjax.io.pack_check import list_packs, verify_pack
-from mbjax.io.pack_dir import read_pack, write_pack
+from mbjax.io.pack_dir import read_pack, update_pack, write_pack
 from mbjax.io.pack_load import load_pack
 from mbjax.io.pack_manifest import Compatible, FileEntry, Manifest, manifest_bytes
 from mbjax.io.pack_tensors import named
@@ -52,6 +52,14 @@ def test_bfloat16_halves_the_matrices_and_keeps_norms_and_scales(tmp_path: Path)
         assert stored[name].dtype == wanted.dtype and np.array_equal(stored[name], wanted), name
 
 
+def test_what_bfloat16_cannot_hold_is_not_written(tmp_path: Path) -> None:
+    pack = random_pack(lora=False)
+    assert pack.expert is not None
+    huge = dataclasses.replace(pack, expert=dataclasses.replace(pack.expert, out=np.full((16, 8), 3.4e38, np.float32)))
+    with pytest.raises(FailureError, match=r"expert\.out holds NaN or infinite"):
+        write_pack(tmp_path / "toy", huge, about(), card="x", dtype="bfloat16")
+
+
 def test_names_are_the_documented_ones(tmp_path: Path) -> None:
     names = set(named(random_pack()))
     assert {"lora.2.q.a", "lora.3.down.scale", "expert.into", "expert.layers.0.attn.q", "expert.norm"} <= names
@@ -79,6 +87,22 @@ def test_replacing_leaves_one_directory_and_no_stranger_is_deleted(tmp_path: Pat
     (tmp_path / "home" / "thesis").write_text("mine")
     one_line(lambda: write_toy(tmp_path / "home"), "is not a pack")
     assert (tmp_path / "home" / "thesis").read_text() == "mine"
+
+
+def test_an_update_changes_nothing_else(tmp_path: Path) -> None:
+    pack, more = random_pack(), {"loss.png": b"png"}
+    path = tmp_path / "toy"
+    write_pack(path, pack, about(), scores=[SCORE], card="old", dtype="bfloat16", route=route_key(), more_files=more)
+    before = read_pack(path)
+    better = dataclasses.replace(SCORE, pack=0.9)
+    update_pack(path, scores=[better], card="new")
+    after = read_pack(path)
+    assert after.scores == (better,) and after.card == "new" and after.more_files == more
+    assert same_trees(after.params, before.params) and after.manifest.route == before.manifest.route
+    kept = dataclasses.replace(after.manifest, files=before.manifest.files)
+    assert kept == before.manifest and after.manifest.digest != before.manifest.digest
+    other = Compatible("other", "f" * 64, "9" * 64, (better,))
+    assert update_pack(path, compatible=[other]).compatible == (other,)
 
 
 def test_a_failed_write_keeps_the_old_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_packs import random_pack, route_key, same_trees, write_toy
+from tiny_packs import CONFIG, random_pack, route_key, same_trees, write_toy
 
 from mbjax.errors import MbjaxError
 from mbjax.io.pack_dir import StoredPack, read_pack
+from mbjax.io.peft import export_peft, import_peft
 from mbjax.io.strict_json import canonical
 
 N_MUTATIONS = 5_500
 N_HOSTILE = 1_500
+N_ADAPTERS = 800
 NASTY: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**31, 2**53, 2**64, 10**400, 0.5, -0.0, 1e300, "", "x", "../../etc/passwd", "/etc/passwd",
     "pack.json", "a\nb", "\x1b[2J", "\ud800", "ü" * 50, "9" * 5_000, [], {}, [[]], [1, 2, 3], {"a": 1}, ["q", "q"],
@@ -49,7 +51,9 @@ def equal(one: StoredPack, other: StoredPack) -> bool:
     """Every tensor to the bit, every setting, score and word."""
     assert one.route is not None and other.route is not None
     same = same_trees((one.params, one.route.tensors), (other.params, other.route.tensors))
-    rest = [(s.manifest, s.scores, s.card, s.route.threshold, s.route.background_digest) for s in (one, other) if s.route]
+    rest = [
+        (s.manifest, s.scores, s.card, s.route.threshold, s.route.background_digest) for s in (one, other) if s.route
+    ]
     return same and rest[0] == rest[1]
 
 
@@ -94,6 +98,40 @@ def test_the_comparison_sees_every_kind_of_change(tmp_path: Path) -> None:
     write_toy(tmp_path / "c", version="1.0.1")
     packs = [read_pack(tmp_path / name) for name in "abc"]
     assert equal(packs[0], packs[0]) and not equal(packs[0], packs[1]) and not equal(packs[0], packs[2])
+
+
+def test_files_of_another_sound_pack_are_refused(toy: Path, tmp_path: Path) -> None:
+    write_toy(tmp_path / "other", random_pack(seed=1), version="1.0.1")
+    for name in ("pack.json", "pack.safetensors"):
+        kept = (toy / name).read_bytes()
+        (toy / name).write_bytes((tmp_path / "other" / name).read_bytes())
+        assert outcome(toy) is None
+        (toy / name).write_bytes(kept)
+    assert outcome(toy) is not None
+
+
+def test_no_hostile_adapter_crashes_the_import(tmp_path: Path) -> None:
+    path = tmp_path / "adapter"
+    export_peft(path, random_pack(expert=False), "tiny")
+    files = {name: (path / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
+    document = json.loads(files["adapter_config.json"]) | {"rank_pattern": {"q_proj": 2}, "layers_to_transform": [2, 3]}
+    rng, refused = random.Random(22), 0
+    for i in range(N_ADAPTERS):
+        if i % 2:
+            head = mutated(files["adapter_model.safetensors"][:1_500], rng)
+            (path / "adapter_model.safetensors").write_bytes(head + files["adapter_model.safetensors"][1_500:])
+        else:
+            forged = copy.deepcopy(document)
+            forge(forged, rng)
+            (path / "adapter_config.json").write_text(json.dumps(forged))
+        try:
+            import_peft(path, CONFIG)
+        except MbjaxError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).isprintable() and len(str(error)) < 2_000, str(error)
+        for name, data in files.items():
+            (path / name).write_bytes(data)
+    assert N_ADAPTERS // 2 < refused < N_ADAPTERS
 
 
 def test_no_hostile_author_crashes_the_reader(toy: Path) -> None:

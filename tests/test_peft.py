@@ -17,7 +17,13 @@ from mbjax.io.peft import TENSORS, export_peft, import_peft
 from mbjax.io.safetensors_file import write_safetensors
 
 PLAIN = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"], "bias": "none"}
-HARMLESS = {"lora_dropout": 0.1, "inference_mode": True, "task_type": "CAUSAL_LM", "peft_version": "1", "revision": None}
+HARMLESS = {
+    "lora_dropout": 0.1,
+    "inference_mode": True,
+    "task_type": "CAUSAL_LM",
+    "peft_version": "1",
+    "revision": None,
+}
 MODULES = {"q": "self_attn.q_proj", "down": "mlp.down_proj"}
 
 
@@ -62,7 +68,9 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
     arrays = {name: array.astype(ml_dtypes.bfloat16) for name, array in tensors().items()}
     found = delta(import_peft(save(tmp_path / "a", PLAIN, arrays), CONFIG).pack, 0, "q")
     assert found.a.dtype == np.float32
-    assert np.array_equal(found.a, arrays["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"].astype("f4"))
+    assert np.array_equal(
+        found.a, arrays["base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"].astype("f4")
+    )
 
 
 def test_patterns_and_rank_stabilised_scales(tmp_path: Path) -> None:
@@ -104,10 +112,18 @@ REFUSED = [
     ({"target_modules": ["q_proj", "down_proj", "v_proj"]}, {}, "not there: model.layers.0.self_attn.v_proj"),
     ({"target_modules": ["q_proj"]}, {}, "does not name the modules of these tensors: model.layers.0.mlp.down_proj"),
     ({"layers_to_transform": 1}, {}, "does not name the modules"),
-    ({}, {"base_model.model.model.embed_tokens.lora_embedding_A": (2, 61)}, "no place for: base_model.model.model.embed"),
+    (
+        {},
+        {"base_model.model.model.embed_tokens.lora_embedding_A": (2, 61)},
+        "no place for: base_model.model.model.embed",
+    ),
     ({}, {f"{STEM}.lora_magnitude_vector": (16,)}, "lora_magnitude_vector"),
     ({}, {STEM.replace("layers.0", "layers.9") + ".lora_A.weight": (2, 16)}, "no place for"),
-    ({}, {STEM.replace("q_proj", "k_proj") + ".lora_A.weight": (2, 16)}, "missing: model.layers.0.self_attn.k_proj.lora_B"),
+    (
+        {},
+        {STEM.replace("q_proj", "k_proj") + ".lora_A.weight": (2, 16)},
+        "missing: model.layers.0.self_attn.k_proj.lora_B",
+    ),
     ({}, {f"{STEM}.lora_A.weight": (2, 17)}, "has shape [2, 17]"),
 ]
 

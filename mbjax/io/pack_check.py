@@ -5,8 +5,10 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mbjax.errors import InputError
+from mbjax.io.files import mbjax_home
 from mbjax.io.pack_dir import read_pack
 from mbjax.io.pack_files import PackFolder, with_folder
 from mbjax.io.pack_manifest import MANIFEST, SIGNATURE, TENSORS, Manifest
@@ -21,6 +23,22 @@ class PackSummary:
     path: Path
     manifest: Manifest | None
     problems: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of `pack list --json`; null is what cannot be known."""
+        manifest = self.manifest
+        return {
+            "id": self.id,
+            "name": manifest and manifest.name,
+            "version": manifest and manifest.version,
+            "parts": manifest and list(manifest.parts),
+            "bytes": manifest and manifest.bytes,
+            "base": manifest and manifest.base.name,
+            "base_digest": manifest and manifest.base.digest,
+            "digest": manifest and manifest.digest,
+            "path": str(self.path),
+            "problems": list(self.problems),
+        }
 
 
 def verify_pack(path: Path) -> list[str]:
@@ -47,7 +65,7 @@ def summarise_pack(path: Path, *, verify: bool = False) -> PackSummary:
     try:
         manifest = with_folder(path, PackFolder.manifest)
     except InputError as error:
-        return PackSummary(shown_name(path), path, None, (str(error),))
+        return PackSummary(_shown_name(path), path, None, (str(error),))
     problems = verify_pack(path) if verify else _missing(path, manifest)
     return PackSummary(manifest.id, path, manifest, tuple(problems))
 
@@ -73,7 +91,13 @@ def list_packs(path: Path, *, verify: bool = False) -> list[PackSummary]:
     ]
 
 
-def shown_name(path: Path) -> str:
+def default_packs() -> Path:
+    """Where packs are looked for if nothing is said: `packs` if that exists here, else the user's store."""
+    here = Path("packs")
+    return here if here.is_dir() else mbjax_home() / "packs"
+
+
+def _shown_name(path: Path) -> str:
     """A directory's name as it may be printed."""
     return path.name if path.name.isprintable() else shown(path.name)
 

@@ -70,6 +70,7 @@ class StoredPack:
     route: RouteKey | None
     scores: tuple[Score, ...]
     card: str
+    more_files: dict[str, bytes]
 
 
 def write_pack(
@@ -132,9 +133,39 @@ def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) ->
             route=_route_key(manifest, tensors),
             scores=read_scores(data[SCORES], str(folder.path / SCORES)),
             card=_text(data[CARD], str(folder.path / CARD)),
+            more_files={name: data[name] for name in data if name not in (TENSORS, SCORES, CARD)},
         )
 
     return with_folder(Path(path), read)
+
+
+def update_pack(
+    path: Path,
+    *,
+    scores: Sequence[Score] | None = None,
+    card: str | None = None,
+    route: RouteKey | None = None,
+    compatible: Sequence[Compatible] | None = None,
+) -> Manifest:
+    """Writes a pack directory again with what is given exchanged and the rest, tensors included, as it was.
+
+    Raises as `read_pack` and `write_pack` do; until the new pack is complete the old one stays.
+    """
+    old = read_pack(path)
+    fields = {field.name: getattr(old.manifest, field.name) for field in dataclasses.fields(About)}
+    about = About(**fields)
+    if compatible is not None:
+        about = dataclasses.replace(about, compatible=tuple(compatible))
+    return write_pack(
+        path,
+        old.params,
+        about,
+        scores=old.scores if scores is None else scores,
+        card=old.card if card is None else card,
+        dtype=old.manifest.dtype,
+        route=old.route if route is None else route,
+        more_files=old.more_files,
+    )
 
 
 def _unfilled(pack: Pack, about: About, dtype: str, route: RouteKey | None) -> Manifest:
@@ -172,7 +203,8 @@ def _arrays(pack: Pack, route: RouteKey | None, manifest: Manifest, path: Path) 
         refuse(str(path), f"the pack does not fit the base {manifest.base.name}: {'; '.join(lines[:5])}")
     shapes = announced(manifest.expert, manifest.lora, config, manifest.dtype)
     wanted = _wanted(shapes, manifest.route)
-    arrays = {name: np.asarray(leaf, dtype=wanted[name][0]) for name, leaf in named(pack).items()}
+    with np.errstate(over="ignore"):  # a value too large for bfloat16 becomes infinite: found out below
+        arrays = {name: np.asarray(leaf).astype(wanted[name][0]) for name, leaf in named(pack).items()}
     if route is not None:
         arrays |= {ROUTE_PREFIX + name: np.asarray(array, np.float32) for name, array in route.tensors.items()}
     if problems := tensor_problems(wanted, arrays):

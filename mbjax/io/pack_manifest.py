@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mbjax.core.config import ModelConfig
@@ -140,6 +141,15 @@ class Manifest:
     def bytes(self) -> int:
         """Of all files listed."""
         return sum(entry.bytes for entry in self.files.values())
+
+
+def created_by(how: str = "") -> str:
+    """The program that makes a pack, for `Manifest.created_by`, and how it came by it."""
+    try:
+        program = f"mbjax {version('mbjax')}"
+    except PackageNotFoundError:  # run from a source tree
+        program = "mbjax"
+    return f"{program}, {how}" if how else program
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -168,16 +168,18 @@ def _low_rank(
 ) -> LowRank:
     rank = settings.rank_of(module)
     wanted = {"A": (rank, shape[1]), "B": (shape[0], rank)}
+    values: dict[str, Any] = {"scale": np.asarray(settings.scale_of(module), np.float32)}
     for letter, array in pair.items():
         name = f"{module}.lora_{letter}"
         if array.dtype.name not in _FLOATS:
             refuse(where, f"{name} is {array.dtype.name}; only plain floating-point adapters can be imported")
         if array.shape != wanted[letter]:
             refuse(where, f"{name} has shape {list(array.shape)}, the base and {CONFIG} ask for {list(wanted[letter])}")
-        if not np.isfinite(array).all():
+        with np.errstate(over="ignore", invalid="ignore"):  # a float64 may be too large: found out below
+            values[letter.lower()] = array.astype(np.float32)
+        if not np.isfinite(values[letter.lower()]).all():
             refuse(where, f"{name} holds NaN or infinite values")
-    scale = np.float32(settings.scale_of(module))
-    return LowRank(pair["A"].astype(np.float32), pair["B"].astype(np.float32), np.asarray(scale))
+    return LowRank(**values)
 
 
 def _settings(deltas: dict[Key, LowRank], base_model: str) -> dict[str, Any]:

@@ -41,7 +41,13 @@ ADAPTERS: dict[str, dict[str, Any]] = {
         "rank_pattern": {"^model.layers.0.self_attn.q_proj": 2, "down_proj": 6},
         "alpha_pattern": {"v_proj": 3, "layers.1.mlp.down_proj": 12},
     },
-    "rank_stabilised": {"r": 9, "lora_alpha": 5, "target_modules": ALL, "use_rslora": True, "rank_pattern": {"k_proj": 4}},
+    "rank_stabilised": {
+        "r": 9,
+        "lora_alpha": 5,
+        "target_modules": ALL,
+        "use_rslora": True,
+        "rank_pattern": {"k_proj": 4},
+    },
 }
 
 
