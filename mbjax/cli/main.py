@@ -2,7 +2,7 @@
 
 import os
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -32,7 +32,10 @@ app.command("eval")(evaluate)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        print(version("mbjax"))
+        try:
+            print(version("mbjax"))
+        except PackageNotFoundError:
+            print("unknown (mbjax runs from its source tree and is not installed)")
         raise typer.Exit()
 
 

@@ -34,17 +34,22 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def working(text: str) -> Iterator[None]:
-    """A spinner on a terminal while something takes a moment."""
-    with stderr().status(text):
+    """A spinner, on a terminal only, while something takes a moment."""
+    console = stderr()
+    with console.status(text) if console.is_terminal else contextlib.nullcontext():
         yield
 
 
 @contextlib.contextmanager
 def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Report]:
-    """A bar that appears with the first report and goes with the block."""
+    """A bar, on a terminal only, that appears with the first report and goes with the block."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()
-    with Progress(*columns, console=stderr(), transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(text, total=None, visible=False)
 
         def report(done: int, total: int) -> None:
