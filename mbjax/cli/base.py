@@ -17,7 +17,9 @@ def fetch(name: str) -> Path:
         return pull(name, report)
 
 
-def load_engine(base: str, dtype: str, context: int | None) -> "Engine":
+def load_engine(
+    base: str, dtype: str, context: int | None, packs: Path | None = None, force_base: bool = False
+) -> "Engine":
     """An engine on the base that the options name; a catalog base that is missing is fetched."""
     from mbjax.io.catalog import entries
 
@@ -25,5 +27,8 @@ def load_engine(base: str, dtype: str, context: int | None) -> "Engine":
         fetch(base)
     with working(f"loading {base}"):
         from mbjax.engine.engine import Engine
+        from mbjax.io.pack_check import default_packs
 
-        return Engine.load(base, dtype=dtype, context=context)
+        if packs is None and default_packs().is_dir():
+            packs = default_packs()
+        return Engine.load(base, packs=packs, dtype=dtype, context=context, force_base=force_base)

@@ -12,6 +12,9 @@ from mbjax.cli.output import bytes_table, print_json, print_table, progress_bar
 
 def bench(
     base: options.BaseOption = DEFAULT_BASE,
+    pack: options.PackOption = "none",
+    packs: options.PacksOption = None,
+    force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
     context: options.ContextOption = None,
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", "-p", help="Tokens of the prefill.")] = 512,
@@ -20,11 +23,18 @@ def bench(
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure prefill and decode tokens/s, the share of the memory bandwidth, and memory."""
-    engine = load_engine(base, dtype, context)
+    engine = load_engine(base, dtype, context, packs, force_base)
     from mbjax.engine.bench import bench as run
 
     with progress_bar("measuring") as report:
-        result = run(engine, prompt_tokens=prompt_tokens, decode_tokens=decode_tokens, repeats=repeats, progress=report)
+        result = run(
+            engine,
+            prompt_tokens=prompt_tokens,
+            decode_tokens=decode_tokens,
+            repeats=repeats,
+            pack=pack,
+            progress=report,
+        )
     if as_json:
         print_json(result.to_json())
         return

@@ -14,6 +14,9 @@ from mbjax.errors import InputError
 
 def chat(
     base: options.BaseOption = DEFAULT_BASE,
+    pack: options.PackOption = "auto",
+    packs: options.PacksOption = None,
+    force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
     context: options.ContextOption = None,
     max_tokens: options.TokensOption = 512,
@@ -31,7 +34,7 @@ def chat(
     from mbjax.engine.conversation import Conversation
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    conversation = Conversation(load_engine(base, dtype, context), system)
+    conversation = Conversation(load_engine(base, dtype, context, packs, force_base), system, pack)
     note("/reset forgets the conversation, /exit (or Ctrl-D) ends it, Ctrl-C stops an answer")
     while (text := _read()) is not None:
         if text == "/reset":

@@ -14,6 +14,9 @@ from mbjax.cli.output import print_json, progress_bar
 def evaluate(
     file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="One JSON object per line.")],
     base: options.BaseOption = DEFAULT_BASE,
+    pack: options.PackOption = "auto",
+    packs: options.PacksOption = None,
+    force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
     context: options.ContextOption = None,
     raw: options.RawOption = False,
@@ -23,11 +26,11 @@ def evaluate(
     from mbjax.engine.eval_file import read_items
 
     items = read_items(file)  # before the base is loaded: a wrong line is told at once
-    engine = load_engine(base, dtype, context)
+    engine = load_engine(base, dtype, context, packs, force_base)
     from mbjax.engine.evaluate import evaluate as run
 
     with progress_bar("evaluating") as report:
-        result = run(engine, items, raw=raw, progress=report)
+        result = run(engine, items, pack=pack, raw=raw, progress=report)
     if as_json:
         print_json(result.to_json())
     else:

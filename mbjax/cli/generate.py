@@ -14,6 +14,9 @@ from mbjax.cli.output import note_reply, print_json, print_pieces
 def generate(
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt; '-' reads it from standard input.")],
     base: options.BaseOption = DEFAULT_BASE,
+    pack: options.PackOption = "auto",
+    packs: options.PacksOption = None,
+    force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
     context: options.ContextOption = None,
     max_tokens: options.TokensOption = 256,
@@ -32,8 +35,8 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = load_engine(base, dtype, context)
-    stream = engine.stream(text, max_tokens=max_tokens, sampling=sampling, stop=stop or (), raw=raw)
+    engine = load_engine(base, dtype, context, packs, force_base)
+    stream = engine.stream(text, pack=pack, max_tokens=max_tokens, sampling=sampling, stop=stop or (), raw=raw)
     if as_json:
         print_json(stream.reply("".join(stream)).to_json())
     else:

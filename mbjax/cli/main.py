@@ -12,6 +12,7 @@ from mbjax.cli.chat import chat
 from mbjax.cli.demo import demo
 from mbjax.cli.evaluate import evaluate
 from mbjax.cli.generate import generate
+from mbjax.cli.pack_train import app as pack_app
 from mbjax.cli.plan import plan
 from mbjax.cli.pull import pull
 from mbjax.errors import MbjaxError
@@ -28,6 +29,7 @@ app = typer.Typer(
 for command in (demo, pull, generate, chat, plan, bench):
     app.command()(command)
 app.command("eval")(evaluate)
+app.add_typer(pack_app, name="pack")
 
 
 def _show_version(wanted: bool) -> None:

@@ -20,6 +20,14 @@ ContextOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+PacksOption = Annotated[
+    Path | None,
+    typer.Option("--packs", metavar="DIR", help="Directory of packs; default ./packs if it is there, else your own."),
+]
+PackOption = Annotated[
+    str, typer.Option("--pack", metavar="auto|none|ID,ID", help="Packs to use; auto leaves the choice to the router.")
+]
+ForceOption = Annotated[bool, typer.Option("--force-base", help="Let in packs that were made for another base.")]
 RawOption = Annotated[bool, typer.Option("--raw", help="Take the prompt as it is, without the chat template.")]
 TokensOption = Annotated[int, typer.Option("--max-tokens", "-n", metavar="N", help="Most tokens of an answer.")]
 TemperatureOption = Annotated[

@@ -15,6 +15,7 @@ class Question:
     prompt: str
     answer: str
     where: str
+    task: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Choice:
     choices: tuple[str, ...]
     label: int
     where: str
+    task: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Passage:
 
     text: str
     where: str
+    task: str = ""
 
 
 Item = Question | Choice | Passage
@@ -40,7 +43,8 @@ _FORMS = '{"prompt", "answer"}, {"prompt", "choices", "label"} or {"text"}'
 
 
 def read_items(path: Path) -> list[Item]:
-    """The lines of a file, all of one form; further keys of a line are ignored, and so are blank lines.
+    """The lines of a file, all of one form; `task` may name what a line belongs to, further keys are ignored, and so
+    are blank lines.
 
     Raises InputError naming the file and the number of the first wrong line.
     """
@@ -74,12 +78,13 @@ def _item(line: str, where: str) -> Item:
     if len(forms) != 1:
         found = " and ".join(f'"{form}"' for form in forms) or 'none of "answer", "choices", "text"'
         raise InputError(f"{where}: has {found}; each line must be {_FORMS}")
+    task = _text(value, "task", where) if "task" in value else ""
     if forms == ["text"]:
-        return Passage(_text(value, "text", where), where)
+        return Passage(_text(value, "text", where), where, task)
     prompt = _text(value, "prompt", where)
     if forms == ["answer"]:
-        return Question(prompt, _text(value, "answer", where), where)
-    return _choice(prompt, value, where)
+        return Question(prompt, _text(value, "answer", where), where, task)
+    return dataclasses.replace(_choice(prompt, value, where), task=task)
 
 
 def _choice(prompt: str, value: dict[str, Any], where: str) -> Choice:
