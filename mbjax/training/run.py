@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from mbjax.errors import FailureError
 from mbjax.io.load import LoadedBase, load_base
 from mbjax.io.pack_dir import About, write_pack
 from mbjax.io.pack_load import binding
-from mbjax.io.pack_manifest import DataSource
+from mbjax.io.pack_manifest import DataSource, created_by
 from mbjax.training.config import PackConfig
 from mbjax.training.examples import Example, read_examples
 from mbjax.training.pack_loop import Event, TrainData, train_pack
@@ -102,6 +101,6 @@ def _about(config: PackConfig, base: LoadedBase) -> About:
         version=config.version,
         base=binding(base),
         licence=config.licence,
-        created_by=f"mbjax {version('mbjax')}",
+        created_by=created_by("pack train"),
         data=tuple(DataSource(source.name, source.licence, source.origin) for source in config.sources),
     )
