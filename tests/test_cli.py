@@ -9,6 +9,7 @@ from tiny_bases import CONFIG, random_weights, write_hf
 from tiny_text import TEMPLATE, write_jsonl
 
 import mbjax.engine.engine
+import mbjax.engine.stream
 from mbjax.cli.main import run
 from mbjax.errors import FailureError
 
@@ -81,7 +82,7 @@ def test_sampling_options_reach_the_sampler(capsys, base, monkeypatch):
     arguments = [*cuts, *more, "-n", "3", "--context", "64"]
     assert run(["generate", "a test", "--base", base, *arguments]) == 0
     expected = mbjax.Sampling(0.5, 4, 0.9, 0.1, 1.5, 7)
-    assert seen == [{"max_tokens": 3, "sampling": expected, "stop": ["x", "yz"], "raw": True}]
+    assert seen == [{"pack": "auto", "max_tokens": 3, "sampling": expected, "stop": ["x", "yz"], "raw": True}]
 
 
 def test_a_prompt_may_come_from_standard_input(capsys, base, monkeypatch):
@@ -209,7 +210,7 @@ def test_chat_keeps_the_history_until_reset(capsys, base, monkeypatch):
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(capsys, base, monkeypatch):
-    original, calls = mbjax.engine.engine.StopScanner.push, []
+    original, calls = mbjax.engine.stream.StopScanner.push, []
 
     def push(self, piece):
         calls.append(piece)
@@ -217,11 +218,21 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(capsys, base, monkeypatch):
             raise KeyboardInterrupt
         return original(self, piece)
 
-    monkeypatch.setattr(mbjax.engine.engine.StopScanner, "push", push)
+    monkeypatch.setattr(mbjax.engine.stream.StopScanner, "push", push)
     typed = iter(["one", "two", "/exit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     assert run(["chat", "--base", base, "-n", "5", "--context", "128"]) == 0
     assert len(calls) > 3
+
+
+def test_an_engine_survives_an_interrupted_step(base):
+    engine = mbjax.Engine.load(base, context=64)
+    programs = engine.programs()
+    expected = engine.generate("a test", max_tokens=4).tokens
+    cache = engine.take_cache(programs)
+    cache.length.delete()  # as a step leaves it that was interrupted after it took the cache's buffers
+    engine.give_cache(programs, cache)
+    assert engine.generate("a test", max_tokens=4).tokens == expected
 
 
 def test_the_end_of_input_ends_the_chat(capsys, base, monkeypatch):

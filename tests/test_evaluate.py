@@ -35,7 +35,7 @@ def test_rows_of_all_lengths_score_as_alone(engine):
     rows = [Row(rng.integers(0, TINY.vocab_size, n).tolist(), 1 + n // 3) for n in lengths]
     expected = [float(logprobs(engine, list(row.ids))[row.first - 1 :].sum()) for row in rows]
     counted = []
-    scores = row_logprobs(engine.base.params, TINY, rows, lambda done, total: counted.append((done, total)))
+    scores = row_logprobs(engine.base.params, TINY, rows, progress=lambda *at: counted.append(at))
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
     assert counted[-1] == (len(rows), len(rows))
 

@@ -169,5 +169,6 @@ class Engine:
         )
 
     def give_cache(self, programs: Programs, cache: Cache) -> None:
-        """Hands a cache back once its request has ended."""
-        self._free[programs] = cache
+        """Hands a cache back once its request has ended; one whose buffers an interrupted step took is dropped."""
+        if not cache.length.is_deleted():
+            self._free[programs] = cache
