@@ -22,7 +22,7 @@ def evaluate(
     raw: options.RawOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Measure a base: {"prompt", "answer"} exact match, {"prompt", "choices", "label"} accuracy, {"text"} bits per byte."""
+    """Measure on {"prompt", "answer"}: exact match; {"prompt", "choices", "label"}: accuracy; {"text"}: bits per byte."""
     from mbjax.engine.eval_file import read_items
 
     items = read_items(file)  # before the base is loaded: a wrong line is told at once

@@ -31,7 +31,8 @@ def answer_all(
 ) -> list[list[int]]:
     """The greedy continuation of each prompt, at most `max_tokens` ids, without the id of `ends` that closes it.
 
-    `packs` are forced on all of them, with gates of 1. Prompts that are taken in by the same chunks share a batch, so that an answer does not depend on the neighbours.
+    `packs` are forced on all of them, with gates of 1. Prompts that are taken in by the same chunks share a batch, so
+    that an answer does not depend on the neighbours.
     `progress(done, total)` counts prompts.
     """
     answers: list[list[int]] = [[] for _ in prompts]

@@ -128,7 +128,7 @@ def _decode_seconds(engine: Engine, use: Selection, first: int, n_tokens: int) -
 
 
 def _bytes_per_token(engine: Engine, use: Selection, n_tokens: int) -> int:
-    """The weights, packs in use included, less an embedding that is only looked up, and the mean number of cached positions."""
+    """Weights and packs in use, less an embedding that is only looked up, and the mean number of cached positions."""
     params = engine.base.params
     looked_up = 0 if params.head is None else tree_bytes(params.embed)
     position = use.programs.kv_bytes() // use.programs.capacity

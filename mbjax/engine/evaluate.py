@@ -47,8 +47,8 @@ def evaluate(
     - `{"text"}`: metric `bits_per_byte` over all texts, each read raw from the base's beginning token (or end token,
       where it has none) in windows of 1,024 tokens that move on by half.
 
-    `pack` is as in `Engine.generate`. A prompt is one user turn through the chat template, unless `raw`. `progress(done, total)` counts sequences.
-    Raises InputError for a prompt that the context does not hold.
+    `pack` is as in `Engine.generate`. A prompt is one user turn through the chat template, unless `raw`.
+    `progress(done, total)` counts sequences. Raises InputError for a prompt that the context does not hold.
     """
     use = engine.select(pack)
     questions = [item for item in items if isinstance(item, Question)]

@@ -1,4 +1,4 @@
-"""The compiled programs of one engine, and what memory each needs; made from shapes alone, before any weight is read."""
+"""The compiled programs of one engine and the memory each needs, from shapes alone, before any weight is read."""
 
 from functools import partial
 from typing import Any

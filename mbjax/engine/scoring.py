@@ -47,8 +47,8 @@ def row_logprobs(
 ) -> list[float]:
     """The summed natural log-probability of each row's scored tokens, in the order of `rows`.
 
-    `packs` are forced on all of them, with gates of 1. Few programs are compiled: one per length bucket, each with a fixed number of rows. `progress(done, total)` counts
-    rows.
+    `packs` are forced on all of them, with gates of 1. Few programs are compiled: one per length bucket, each with a
+    fixed number of rows. `progress(done, total)` counts rows.
     """
     totals, done = [0.0] * len(rows), 0
     buckets: dict[int, list[int]] = {}
