@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import PLAIN, logits_of, random_base, random_tokens
+from tiny import PLAIN, logits_of, no_packs, random_base, random_tokens
 
 from mbjax.core.cache import init_cache
 from mbjax.core.decode import BUCKETS, choose, chunk_sizes, decode, prefill
@@ -35,11 +35,13 @@ def test_greedy_steps_follow_the_full_pass() -> None:
     lanes = lanes_of([(Sampling(), [])] * 2, PLAIN.vocab_size)
     step, first = (jax.jit(partial(fn, config=PLAIN)) for fn in (decode, choose))
     cache = init_cache(PLAIN, 2, 16)
-    h, cache = jax.jit(partial(prefill, config=PLAIN))(params, cache, jnp.asarray(prompt), jnp.full(2, 5, jnp.int32))
+    h, cache = jax.jit(partial(prefill, config=PLAIN))(
+        params, no_packs(2), cache, jnp.asarray(prompt), jnp.full(2, 5, jnp.int32)
+    )
     token, lanes = first(params, h, lanes, cache.length)
     chosen = [np.asarray(token)]
     for _ in range(5):
-        token, cache, lanes = step(params, cache, token, lanes)
+        token, cache, lanes = step(params, no_packs(2), cache, token, lanes)
         chosen.append(np.asarray(token))
     sequence = np.concatenate([prompt, np.stack(chosen, axis=1)], axis=1)
     full, _ = logits_of(params, sequence, PLAIN)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import CONFIGS, PLAIN, logits_of, random_base, random_tokens, relative_error
+from tiny import CONFIGS, PLAIN, logits_of, no_packs, random_base, random_tokens, relative_error
 
 from mbjax.core.base import head
 from mbjax.core.cache import Cache, init_cache
@@ -31,7 +31,7 @@ def step_of(config: ModelConfig):
     """(params, cache, tokens [B, T], n_valid [B]) -> the last valid tokens' logits [B, V], cache."""
 
     def step(params, cache, tokens, n_valid):
-        h, cache = prefill(params, cache, tokens, n_valid, config=config)
+        h, cache = prefill(params, no_packs(len(tokens)), cache, tokens, n_valid, config=config)
         return head(params, h, config=config), cache
 
     return jax.jit(step)

@@ -10,6 +10,7 @@ from mbjax.core.base import Base, declare
 from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig, RopeScaling
 from mbjax.core.forward import forward
+from mbjax.core.pack import Mix
 from mbjax.core.param import abstract_params
 
 PLAIN = ModelConfig(
@@ -54,6 +55,11 @@ def logits_of(params: Base, tokens: np.ndarray, config: ModelConfig, cache: Cach
     gates = jnp.zeros((*tokens.shape, 0), jnp.float32)
     logits, cache = forward(params, (), gates, jnp.asarray(tokens), config=config, cache=cache)
     return np.asarray(logits), cache
+
+
+def no_packs(batch: int) -> Mix:
+    """What a step takes where no pack is in use."""
+    return Mix((), jnp.zeros((batch, 0), jnp.float32))
 
 
 def relative_error(actual: np.ndarray, expected: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import logits_of, relative_error
+from tiny import logits_of, no_packs, relative_error
 from tiny_tokenizers import byte_level_core
 
 from mbjax.core.base import head
@@ -77,7 +77,7 @@ def incremental(base: LoadedBase, tokens: np.ndarray):
         part = tokens[:, at : min(at + size, n_prompt) if at < n_prompt else at + 1]
         padded = jnp.asarray(np.pad(part, ((0, 0), (0, size - part.shape[1]))))
         n_valid = jnp.asarray([part.shape[1]], jnp.int32)
-        h, cache = prefill(base.params, cache, padded, n_valid, config=base.config)
+        h, cache = prefill(base.params, no_packs(1), cache, padded, n_valid, config=base.config)
         at += part.shape[1]
         yield at - 1, np.asarray(head(base.params, h, config=base.config))
     assert at == tokens.shape[1]
