@@ -241,3 +241,18 @@ def test_the_end_of_input_ends_the_chat(capsys, base, monkeypatch):
 
     monkeypatch.setattr("builtins.input", end)
     assert run(["chat", "--base", base, "--context", "64"]) == 0
+
+
+def test_the_demo_answers_its_prompts_and_shows_the_memory(capsys, base, monkeypatch):
+    asked = []
+
+    def load_engine(name, dtype, context):
+        asked.append(name)
+        return mbjax.Engine.load(base, context=256)
+
+    monkeypatch.setattr("mbjax.cli.demo.load_engine", load_engine)
+    assert run(["demo"]) == 0
+    printed = capsys.readouterr()
+    assert asked == ["smollm2-135m"]
+    assert printed.out.count("\n> ") + printed.out.startswith("> ") == 3
+    assert "kv" in printed.out and "total" in printed.out and printed.err.count("first after") == 3
