@@ -15,6 +15,7 @@ from mbjax.core.cache import LayerKV
 
 _BLOCK = 256  # cached positions that one turn of the attention loop reads
 _MASKED = -1e30  # finite, so that a row of masked scores stays free of NaN
+_LOWEST = -1e29  # where the running maximum starts: a masked score then has a weight of exactly 0 in any block
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
@@ -116,13 +117,14 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
         seen = (at + jnp.arange(block, dtype=jnp.int32))[None, None, :] <= positions[:, :, None]  # [B, T, block]
         scores = jnp.where(seen[:, None, None], _scores(grouped, k, n_tokens), _MASKED)
         new_top = jnp.maximum(top, scores.max(axis=-1))
-        weights = jnp.where(seen[:, None, None], jnp.exp(scores - new_top[..., None]), 0.0)
-        keep = jnp.exp(top - new_top)
-        return new_top, total * keep + row_sum(weights), mixed * keep[..., None] + _mix(weights, v)
+        weights, keep = jnp.exp(scores - new_top[..., None]), jnp.exp(top - new_top)
+        ones = jnp.ones((*v.shape[:-1], 1), v.dtype)  # a column that sums the weights in the same product
+        both = _mix(weights, jnp.concatenate([v, ones], axis=-1))
+        return new_top, total * keep + both[..., -1], mixed * keep[..., None] + both[..., :-1]
 
     shape = (n_batch, n_kv, q.shape[2] // n_kv, n_tokens)
     start = (
-        jnp.full(shape, _MASKED, jnp.float32),
+        jnp.full(shape, _LOWEST, jnp.float32),
         jnp.zeros(shape, jnp.float32),
         jnp.zeros((*shape, width), jnp.float32),
     )
