@@ -28,7 +28,7 @@ from mbjax.io.strict_json import Fields, parse_object
 if TYPE_CHECKING:
     from mbjax.io.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 _NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
