@@ -146,3 +146,11 @@ def test_what_lies_beyond_a_lanes_length_does_not_matter(model) -> None:
     dirty = dirty.replace(length=jnp.zeros(1, jnp.int32))
     logits, _ = step_of(config)(params, dirty, jnp.asarray(tokens), jnp.asarray([11], jnp.int32))
     assert np.array_equal(np.asarray(logits), clean[0])
+
+
+@pytest.mark.slow
+def test_a_lane_of_the_default_base_has_the_same_bits_in_any_batch(smollm2) -> None:
+    params, config = smollm2.params, smollm2.config
+    rows = [random_tokens(config, n, seed=n) for n in (19, 32, 5)]
+    alone = take_in(params, config, rows[:1], 32, steps=2)[:, 0]
+    assert np.array_equal(take_in(params, config, rows, 32, steps=2)[:, 0], alone)
