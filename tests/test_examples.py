@@ -71,3 +71,19 @@ def test_a_data_set_directory(tmp_path):
     write_jsonl(tmp_path / "part-0.jsonl", [{"prompt": "a", "answer": "b"}])
     write_jsonl(tmp_path / "part-1.jsonl", [{"prompt": "c", "answer": "d"}])
     assert [scored_text(e)[0] for e in read_examples(tmp_path, TOKENIZER, 200)] == ["b", "d"]
+
+
+def test_tables_of_a_data_set_directory(tmp_path):
+    """Parquet as the hub has it, and the stream files that `datasets.save_to_disk` writes."""
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    table = pyarrow.table({"prompt": ["a", "c"], "answer": ["b", "d"]})
+    parquet.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    with ipc.new_stream(tmp_path / "data-00000-of-00001.arrow", table.schema) as stream:
+        stream.write_table(table)
+    examples = read_examples(tmp_path, TOKENIZER, 200)
+    assert [scored_text(e)[0] for e in examples] == ["b", "d", "b", "d"]
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(InputError, match="broken.parquet: not a readable parquet file"):
+        read_examples(tmp_path, TOKENIZER, 200)

@@ -57,6 +57,13 @@ def test_it_learns_and_a_new_pack_is_the_identity(home, tmp_path):
     assert valid[-1] < valid[0]
 
 
+def test_muon_trains_too(home, tmp_path):
+    config = dataclasses.replace(CONFIG, expert=None, optimiser=OptimiserConfig("muon", learning_rate=1e-2))
+    _, events = train(tmp_path / "run", config)
+    valid = [event.valid_loss for event in events if event.valid_loss is not None]
+    assert valid[-1] < valid[0]
+
+
 def test_an_interrupted_run_ends_in_the_same_bits(home, tmp_path):
     whole, _ = train(tmp_path / "whole")
 

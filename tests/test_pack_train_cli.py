@@ -83,6 +83,9 @@ def test_a_pack_of_another_base_is_refused_unless_forced(workshop, capsys):
     command = ["generate", "hi", "--base", str(other), "-n", "2", "--pack", "metres"]
     assert "--force-base" in refused(capsys, 2, *command)
     assert run([*command, "--force-base"]) == 0
+    scored = ["pack", "eval", "packs/metres", "metres/test.jsonl", "--base", str(other), "--force-base", "--write"]
+    assert run(scored) == 0  # with scores measured there it is compatible, and no force is needed
+    assert run(command) == 0
 
 
 def test_unknown_packs_and_wrong_configurations_are_one_line(workshop, capsys):

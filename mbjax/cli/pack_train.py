@@ -64,7 +64,10 @@ def evaluate(
     base: options.BaseOption = DEFAULT_BASE,
     dtype: options.DtypeOption = "auto",
     force_base: options.ForceOption = False,
-    write: Annotated[bool, typer.Option("--write", help="Write the scores into the pack.")] = False,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write the scores into the pack; another base than its own becomes compatible."),
+    ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Score base and pack on the same held-out lines, task by task."""
@@ -78,7 +81,7 @@ def evaluate(
         command = f"mbjax {shlex.join(sys.argv[1:])}"
         scores = score_pack(engine, summary.id, file, command=command, progress=display.stage)
     if write:
-        put_scores(pack, scores)
+        put_scores(pack, scores, engine.base)
         note(f"written to {pack}")
     if as_json:
         print_json({"scores": [score_json(score) for score in scores]})

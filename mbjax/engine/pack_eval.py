@@ -7,7 +7,10 @@ from pathlib import Path
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Item, read_items
 from mbjax.engine.evaluate import evaluate
+from mbjax.io.load import LoadedBase
 from mbjax.io.pack_dir import read_pack, update_pack
+from mbjax.io.pack_load import binding
+from mbjax.io.pack_manifest import Compatible
 from mbjax.io.pack_scores import Score
 
 _HEADING = "## Scores"
@@ -36,9 +39,19 @@ def score_pack(
     return scores
 
 
-def put_scores(path: Path, scores: Sequence[Score]) -> None:
-    """Replaces the scores of the pack at `path`, in `scores.json` and as the last section of its card."""
-    update_pack(path, scores=scores, card=card_with_scores(read_pack(path).card, scores))
+def put_scores(path: Path, scores: Sequence[Score], base: LoadedBase) -> None:
+    """Writes scores that were measured on `base` into the pack at `path`.
+
+    On the base it was trained on they replace those in `scores.json` and the last section of the card. Any other base
+    is put down as compatible, with these scores.
+    """
+    stored, mine = read_pack(path), binding(base)
+    if mine.digest == stored.manifest.base.digest:
+        update_pack(path, scores=scores, card=card_with_scores(stored.card, scores))
+        return
+    others = [entry for entry in stored.manifest.compatible if entry.digest != mine.digest]
+    measured = Compatible(mine.name, mine.digest, mine.tokenizer_digest, tuple(scores))
+    update_pack(path, compatible=[*others, measured])
 
 
 def card_with_scores(card: str, scores: Sequence[Score]) -> str:

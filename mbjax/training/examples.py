@@ -23,19 +23,19 @@ class Example:
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, record) of a JSONL file, or of every `*.jsonl` and `*.parquet` of a directory.
+    """(line number, record) of a JSONL file, or of a data set directory as the hub has them: every `*.jsonl` and
+    `*.parquet` in it, or the `*.arrow` files that `datasets` saves.
 
     Raises InputError naming file and line for what is no JSON object, and where there is nothing at all.
     """
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".parquet", ".arrow"))
-        data = [p for p in files if p.suffix in (".jsonl", ".parquet")]
-        if not data:
-            raise InputError(f"{path}: no .jsonl or .parquet file in this directory")
-        for file in data:
-            yield from _parquet(file) if file.suffix == ".parquet" else _jsonl(file)
-    else:
+    if not path.is_dir():
         yield from _jsonl(path)
+        return
+    files = sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".parquet", ".arrow"))
+    if not files:
+        raise InputError(f"{path}: no .jsonl, .parquet or .arrow file in this directory")
+    for file in files:
+        yield from _jsonl(file) if file.suffix == ".jsonl" else _table(file)
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -65,12 +65,22 @@ def _record(path: Path, number: int, line: str) -> dict[str, Any]:
     return record
 
 
-def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        from pyarrow import parquet
+        import pyarrow
+        from pyarrow import ipc, parquet
     except ImportError:
-        raise InputError(f"{path}: reading Parquet needs pyarrow; pip install 'mbjax[data]'") from None
-    yield from enumerate(parquet.read_table(path).to_pylist(), 1)
+        raise InputError(f"{path}: reading this needs pyarrow; pip install 'mbjax[data]'") from None
+    try:
+        if path.suffix == ".parquet":
+            table = parquet.read_table(path)
+        else:
+            with pyarrow.memory_map(str(path)) as file:
+                table = ipc.open_stream(file).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable {path.suffix[1:]} file: {str(error).splitlines()[0]}") from None
+    for number, record in enumerate(table.to_pylist(), 1):
+        yield number, {key: value for key, value in record.items() if value is not None}
 
 
 def read_examples(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Example]:
