@@ -16,6 +16,7 @@ from mbjax.core.train import TrainState, train_step
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.io.load import LoadedBase, load_base
 from mbjax.io.peft import export_peft
+from mbjax.training.compiled import compile_lean
 from mbjax.training.config import DataConfig, LoraConfig, OptimiserConfig, PackConfig
 from mbjax.training.optimiser import make_optimiser
 from mbjax.training.pack_loop import TrainData, new_pack
@@ -45,9 +46,11 @@ class MbjaxTrainer:
         optimiser = make_optimiser(_CONFIG.optimiser, steps)
         gates = (_CONFIG.loop.gates[0], _CONFIG.loop.gates[1])
         step = partial(train_step, config=config, optimiser=optimiser, gate_range=gates)
-        self._step = jax.jit(step, donate_argnums=0)
         pack = jax.tree.map(jnp.copy, new_pack(_CONFIG, base.params, config))
         self._state = TrainState(pack, optimiser.init(pack), jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
+        first = self._data.batch(self._plan.rows_of(0))
+        seed = jnp.asarray(np.uint32(0))
+        self._step = compile_lean(step, self._state, base.params, first, seed, donate_argnums=0)
         return seconds
 
     def step(self, number: int) -> float:

@@ -27,7 +27,7 @@ class PeftTrainer:
         base = LlamaForCausalLM.from_pretrained(self._folder, dtype=torch.float32)
         base.config.use_cache = False
         lora = peft.LoraConfig(
-            r=RANK, lora_alpha=ALPHA, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+            r=RANK, lora_alpha=int(ALPHA), target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
         )
         self._model = peft.get_peft_model(base, lora)
         self._model.train()

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -55,9 +55,9 @@ class Plan:
     @classmethod
     def load(cls, folder: Path) -> Self:
         with np.load(folder / _FILE) as arrays:
-            values = {name: arrays[name] for name in arrays.files}
+            values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
         whole = {name: int(values[name]) for name in ("prefix", "step_rows")}
-        return cls(**(values | whole))
+        return cls(**values | whole)
 
     def rows_of(self, step: int) -> np.ndarray:
         """The numbers of a step's rows."""

@@ -151,11 +151,12 @@ def test_tap_states_are_reused_only_for_the_same_rows(home, tmp_path):
     calls = []
     first = np.array(tap_cache(base, "digest", PLAIN, rows, lambda done, total: calls.append(done)))
     again = tap_cache(base, "digest", PLAIN, rows, lambda done, total: calls.append(done))
-    assert len(calls) == 1  # one pass of the first call, none of the second
+    built = len(calls)
+    assert built == len({*calls}) > 0  # passes of the first call, none of the second
     np.testing.assert_array_equal(first.view(np.uint16), np.array(again).view(np.uint16))
     tap_cache(base, "another base", PLAIN, rows, lambda done, total: calls.append(done))
     shifted = dataclasses.replace(rows, tokens=rows.tokens + 1)
     tap_cache(base, "digest", PLAIN, shifted, lambda done, total: calls.append(done))
     tap_cache(base, "digest", dataclasses.replace(PLAIN, tap=2), rows, lambda done, total: calls.append(done))
-    assert len(calls) == 4
+    assert len(calls) == 4 * built
     assert jnp.isfinite(jnp.asarray(first.astype(np.float32))).all()

@@ -135,6 +135,22 @@ def _layer(
     segments: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
+    body = partial(_blocks, config=config)
+    if kv is None:  # a full pass may be differentiated: keep its products, make the cheap rest again
+        body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    return body(params, h, positions, kv, deltas, gates, segments)
+
+
+def _blocks(
+    params: Layer,
+    h: jax.Array,
+    positions: jax.Array,
+    kv: LayerKV | None,
+    deltas: Deltas,
+    gates: jax.Array,
+    segments: jax.Array | None,
+    config: ModelConfig,
+) -> tuple[jax.Array, LayerKV | None]:
     with jax.named_scope("attention"):
         mixed, kv = _attention(params.attn, h, positions, kv, deltas, gates, segments, config)
         h = h + mixed

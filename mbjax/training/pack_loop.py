@@ -23,6 +23,7 @@ from mbjax.core.param import init_params
 from mbjax.core.train import Batch, TrainState, pack_loss, train_step
 from mbjax.errors import FailureError, InputError
 from mbjax.training.checkpoints import Checkpoints
+from mbjax.training.compiled import compile_lean
 from mbjax.training.config import PackConfig, to_json
 from mbjax.training.optimiser import make_optimiser
 from mbjax.training.rows import PackedRows
@@ -128,8 +129,8 @@ class _Run:
         self.config, self.base, self.model, self.data, self.valid = config, base, model, data, valid
         self.optimiser = make_optimiser(config.optimiser, config.loop.steps)
         gates = (config.loop.gates[0], config.loop.gates[1])
-        step = partial(train_step, config=model, optimiser=self.optimiser, gate_range=gates)
-        self._step = jax.jit(step, donate_argnums=0)
+        self._step_fn = partial(train_step, config=model, optimiser=self.optimiser, gate_range=gates)
+        self._step: jax.stages.Compiled | None = None
         self._loss = jax.jit(partial(pack_loss, config=model))
 
     def start(self) -> TrainState:
@@ -149,7 +150,10 @@ class _Run:
     def step(self, state: TrainState, which: np.ndarray) -> tuple[TrainState, Event]:
         start = time.perf_counter()
         seed = jnp.asarray(np.uint32(self.config.loop.seed))
-        state, metrics = self._step(state, self.base, self.data.batch(which), seed)
+        batch = self.data.batch(which)
+        if self._step is None:
+            self._step = compile_lean(self._step_fn, state, self.base, batch, seed, donate_argnums=0)
+        state, metrics = self._step(state, self.base, batch, seed)
         loss, norm, step = float(metrics["loss"]), float(metrics["grad_norm"]), int(state.step)
         if not math.isfinite(loss) or not math.isfinite(norm):
             lines = sorted(line for row in which for line in self.data.rows.lines[row])

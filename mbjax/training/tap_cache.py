@@ -18,7 +18,7 @@ from mbjax.core.train import tap_states
 from mbjax.io.files import atomic_write, mbjax_home
 from mbjax.training.rows import PackedRows
 
-_ROWS = 8  # rows of one pass; the same always, so that the cached bits do not depend on anything else
+_ROWS = 2  # rows of one pass; the same always, so that the cached bits do not depend on anything else
 
 Progress = Callable[[int, int], None]
 
