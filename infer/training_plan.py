@@ -56,8 +56,8 @@ class Plan:
     def load(cls, folder: Path) -> Self:
         with np.load(folder / _FILE) as arrays:
             values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
-        whole = {name: int(values[name]) for name in ("prefix", "step_rows")}
-        return cls(**values | whole)
+        values |= {name: int(values[name]) for name in ("prefix", "step_rows")}
+        return cls(**values)
 
     def rows_of(self, step: int) -> np.ndarray:
         """The numbers of a step's rows."""
