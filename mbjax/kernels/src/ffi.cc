@@ -99,8 +99,10 @@ ffi::Error linear(ffi::ThreadPool pool, Buffer x, Buffer values, Buffer scales, 
   const Product product = {&w, {static_cast<float*>(y->untyped_data()), w.out, b, nullptr}};
   const float* input = static_cast<const float*>(x.untyped_data());
   auto program = [&](Team& team) {
-    quantize_stage(k, team, 0, input, in, norm_weight, eps, act, rows);
-    product_stage(k, team, 1, act, rows, &product, 1);
+    const Activations ready = prepare(team, 0, rows, act, [&](const Activations& to, int64_t row) {
+      k.quantize_row(input + row * in, in, norm_weight, eps, to, row);
+    });
+    product_stage(k, team, 1, ready, rows, &product, 1);
   };
   run_team(pool, helpers(pool, rows * w.tiles() * w.tile_bytes() > 64 * 1024), 2, program);
   return ffi::Error::Success();
@@ -128,14 +130,18 @@ ffi::Error attend(ffi::ThreadPool pool, Buffer q, Buffer lengths, Buffer k_cache
   a.parts = arena.take<float>(attention_floats(a.lanes, a.tokens, a.heads, a.kv_heads, a.positions, a.head_dim));
   check.that(!arena.too_small(), "scratch is too small");
   if (!check.ok()) return check.error();
-  a.q = static_cast<const float*>(q.untyped_data()), a.out = static_cast<float*>(out->untyped_data());
+  a.q = static_cast<float*>(q.untyped_data()), a.out = static_cast<float*>(out->untyped_data());
   a.lengths = static_cast<const int32_t*>(lengths.untyped_data());
   a.k_cache = static_cast<char*>(k_cache.untyped_data()), a.v_cache = static_cast<char*>(v_cache.untyped_data());
   a.k_scales = scales_or_null(k_cache, k_scales), a.v_scales = scales_or_null(v_cache, v_scales);
   a.scale = 1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim));
   const Kernels& k = kernels();
-  auto program = [&](Team& team) { attend_stages(k, team, 0, a); };
-  run_team(pool, helpers(pool, true), 2, program);
+  auto program = [&](Team& team) {
+    attend_stages(k, team, 0, a);
+    if (a.tokens > kFewRows) return;
+    team.stage(2, a.lanes * a.tokens, [&](int64_t row) { merge_row(k, a, row, a.out + row * a.heads * a.head_dim); });
+  };
+  run_team(pool, helpers(pool, true), 3, program);
   return ffi::Error::Success();
 }
 

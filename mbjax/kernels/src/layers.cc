@@ -3,29 +3,6 @@
 namespace mbjax {
 namespace {
 
-// Rotates the queries and keys of one row and writes its keys and values to the cache.
-void place_row(const Kernels& k, const Layer& layer, const Rows& rows, const LayerScratch& s, const Attention& a,
-               int64_t row) {
-  const int64_t E = rows.head_dim, half = E / 2, lane = row / rows.tokens;
-  const int64_t position = a.start(lane) + row % rows.tokens;
-  const float *cos = rows.cos + row * half, *sin = rows.sin + row * half;
-  for (int64_t h = 0; h < rows.heads; ++h) {
-    float* q = s.q + (row * rows.heads + h) * E;
-    if (layer.q_norm) k.rms_norm(q, E, layer.q_norm, rows.eps, q);
-    k.rope(q, cos, sin, half);
-  }
-  const int64_t size = rows.type == KvType::kF32 ? 4 : rows.type == KvType::kBf16 ? 2 : 1;
-  for (int64_t h = 0; h < rows.kv_heads; ++h) {
-    float* key = s.k + (row * rows.kv_heads + h) * E;
-    const float* value = s.v + (row * rows.kv_heads + h) * E;
-    if (layer.k_norm) k.rms_norm(key, E, layer.k_norm, rows.eps, key);
-    k.rope(key, cos, sin, half);
-    const int64_t at = (lane * rows.kv_heads + h) * rows.positions + position;
-    k.store_kv(key, E, rows.type, layer.k_cache + at * E * size, layer.k_scales ? layer.k_scales + at : nullptr);
-    k.store_kv(value, E, rows.type, layer.v_cache + at * E * size, layer.v_scales ? layer.v_scales + at : nullptr);
-  }
-}
-
 Attention attention_of(const Layer& layer, const Rows& rows, const LayerScratch& s) {
   Attention a{};
   a.q = s.q, a.out = s.mixed, a.lengths = rows.lengths;
@@ -36,6 +13,26 @@ Attention attention_of(const Layer& layer, const Rows& rows, const LayerScratch&
   a.scale = 1.0f / __builtin_sqrtf(static_cast<float>(rows.head_dim));
   a.parts = s.parts;
   return a;
+}
+
+const float* merged(const Kernels& k, const Attention& a, int64_t row) {
+  thread_local std::vector<float> out;
+  out.resize(static_cast<size_t>(a.heads * a.head_dim));
+  merge_row(k, a, row, out.data());
+  return out.data();
+}
+
+// The gated half of the MLP: a chunk makes the same channels of gate and up and joins them at once.
+void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Layer& layer, const Activations& act, int64_t rows,
+                   int64_t ffn, const LayerScratch& s) {
+  const int64_t step = tiles_per_chunk(layer.gate, rows);
+  team.stage(at, chunks_of(layer.gate, rows), [&](int64_t chunk) {
+    const int64_t first = chunk * step, last = std::min(layer.gate.tiles(), first + step);
+    k.linear_tiles(layer.gate, act, rows, first, last, {s.gate, ffn, nullptr, nullptr});
+    k.linear_tiles(layer.up, act, rows, first, last, {s.up, ffn, nullptr, nullptr});
+    const int64_t channel = first * kLanes, n = std::min(ffn, last * kLanes) - channel;
+    for (int64_t row = 0; row < rows; ++row) k.silu_mul(s.gate + row * ffn + channel, s.up + row * ffn + channel, n);
+  });
 }
 
 }  // namespace
@@ -59,29 +56,36 @@ void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, con
                const LayerScratch& s) {
   const int64_t R = rows.count(), D = rows.width, F = rows.ffn, E = rows.head_dim;
   const int64_t q_out = rows.heads * E, kv_out = rows.kv_heads * E;
-  const Attention a = attention_of(layer, rows, s);
+  const Place place = {s.k, s.v, rows.cos, rows.sin, layer.q_norm, layer.k_norm, rows.eps};
+  Attention a = attention_of(layer, rows, s);
+  a.place = &place;
 
-  quantize_stage(k, team, at, rows.h, D, layer.attn_norm, rows.eps, s.act, R);
+  Activations act = prepare(team, at, R, s.act, [&](const Activations& to, int64_t row) {
+    k.quantize_row(rows.h + row * D, D, layer.attn_norm, rows.eps, to, row);
+  });
   const Product qkv[3] = {{&layer.q, {s.q, q_out, layer.q_bias, nullptr}},
                           {&layer.k, {s.k, kv_out, layer.k_bias, nullptr}},
                           {&layer.v, {s.v, kv_out, layer.v_bias, nullptr}}};
-  product_stage(k, team, at + 1, s.act, R, qkv, 3);
-  team.stage(at + 2, R, [&](int64_t row) { place_row(k, layer, rows, s, a, row); });
-  attend_stages(k, team, at + 3, a);
+  product_stage(k, team, at + 1, act, R, qkv, 3);
+  attend_stages(k, team, at + 2, a);
 
-  quantize_stage(k, team, at + 5, s.mixed, q_out, nullptr, 0, s.act, R);
+  act = prepare(team, at + 4, R, s.act, [&](const Activations& to, int64_t row) {
+    const float* mixed = rows.tokens <= kFewRows ? merged(k, a, row) : s.mixed + row * q_out;
+    k.quantize_row(mixed, q_out, nullptr, 0, to, row);
+  });
   const Product o = {&layer.o, {rows.h, D, nullptr, rows.h}};
-  product_stage(k, team, at + 6, s.act, R, &o, 1);
+  product_stage(k, team, at + 5, act, R, &o, 1);
 
-  quantize_stage(k, team, at + 7, rows.h, D, layer.mlp_norm, rows.eps, s.act, R);
-  const Product gate_up[2] = {{&layer.gate, {s.gate, F, nullptr, nullptr}}, {&layer.up, {s.up, F, nullptr, nullptr}}};
-  product_stage(k, team, at + 8, s.act, R, gate_up, 2);
-  team.stage(at + 9, R, [&](int64_t row) {
-    k.silu_mul(s.gate + row * F, s.up + row * F, F);
-    k.quantize_row(s.gate + row * F, F, nullptr, 0, s.act, row);
+  act = prepare(team, at + 6, R, s.act, [&](const Activations& to, int64_t row) {
+    k.quantize_row(rows.h + row * D, D, layer.mlp_norm, rows.eps, to, row);
+  });
+  gate_up_stage(k, team, at + 7, layer, act, R, F, s);
+
+  act = prepare(team, at + 8, R, s.act, [&](const Activations& to, int64_t row) {
+    k.quantize_row(s.gate + row * F, F, nullptr, 0, to, row);
   });
   const Product down = {&layer.down, {rows.h, D, nullptr, rows.h}};
-  product_stage(k, team, at + 10, s.act, R, &down, 1);
+  product_stage(k, team, at + 9, act, R, &down, 1);
 }
 
 }  // namespace mbjax

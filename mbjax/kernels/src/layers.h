@@ -28,7 +28,7 @@ struct LayerScratch {
   float *q, *k, *v, *mixed, *gate, *up, *parts;
 };
 
-constexpr int64_t kStagesPerLayer = 11;
+constexpr int64_t kStagesPerLayer = 10;
 
 LayerScratch take_layer_scratch(Arena& arena, const Rows& rows, int64_t act_width);
 void run_layer(const Kernels& k, Team& team, int64_t first_stage, const Layer& layer, const Rows& rows,

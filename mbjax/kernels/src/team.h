@@ -32,6 +32,11 @@ class Team {
     for (int spins = 0; s.done.load(std::memory_order_acquire) < chunks; ++spins) pause(spins);
   }
 
+  // Whether chunks of that stage may be left; what only they need is not worth preparing otherwise.
+  bool open(int64_t at, int64_t chunks) const {
+    return stages_[static_cast<size_t>(at)].next.load(std::memory_order_relaxed) < chunks;
+  }
+
   bool enter() {
     inside_.fetch_add(1, std::memory_order_acq_rel);
     if (!closed_.load(std::memory_order_acquire)) return true;
