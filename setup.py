@@ -10,10 +10,13 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("mbjax/kernels/src")
 COMMON = ["-O3", "-g0", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall"]
 X86_FLAGS = {
-    "isa_avx512.cc": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c".split()
-    + ["-Wno-uninitialized", "-Wno-maybe-uninitialized"],  # GCC's own AVX-512 headers (GCC bug 105593)
-    "isa_avx2.cc": "-mavx2 -mfma -mf16c".split(),
+    "isa_avx512.cc": [
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mfma", "-mf16c"),
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # GCC's own AVX-512 headers (GCC bug 105593)
+    ],
+    "isa_avx2.cc": ["-mavx2", "-mfma", "-mf16c"],
 }
+ARM_FLAGS = {"isa_neon.cc": ["-march=armv8.2-a+dotprod"]} if sys.platform == "darwin" else {}
 
 
 class BuildKernels(build_ext):
@@ -23,11 +26,11 @@ class BuildKernels(build_ext):
         import jaxlib
 
         include = str(Path(jaxlib.__file__).parent / "include")
-        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        machine = platform.machine().lower()
+        flags_of = X86_FLAGS if machine in ("x86_64", "amd64") else ARM_FLAGS
         objects: list[str] = []
         for source in ext.sources:
-            own = X86_FLAGS.get(Path(source).name, []) if x86 else []
-            flags = COMMON + own + ext.extra_compile_args
+            flags = COMMON + flags_of.get(Path(source).name, []) + ext.extra_compile_args
             objects += self.compiler.compile(
                 [source], output_dir=self.build_temp, extra_postargs=[*flags, "-isystem", include]
             )
@@ -38,12 +41,14 @@ class BuildKernels(build_ext):
     def run(self) -> None:
         try:
             super().run()
-        except Exception as error:  # an optional part: whatever went wrong, the package itself must install
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the package must install
             print(f"mbjax: CPU kernels not built ({error}); the pure-JAX twins will run", file=sys.stderr)
 
 
 sources = sorted(str(p) for p in SOURCES.glob("*.cc"))
 setup(
-    ext_modules=[Extension("mbjax.kernels._native", sources, depends=sorted(map(str, SOURCES.glob("*"))), optional=True)],
+    ext_modules=[
+        Extension("mbjax.kernels._native", sources, depends=sorted(map(str, SOURCES.glob("*"))), optional=True)
+    ],
     cmdclass={"build_ext": BuildKernels},
 )

@@ -32,9 +32,8 @@ def attend(
         results = (jax.ShapeDtypeStruct(q.shape, jnp.float32), jax.ShapeDtypeStruct((scratch,), jnp.uint8))
         return jax.ffi.ffi_call("mbjax_attend", results, vmap_method="sequential")(*operands)[0]
 
-    def twin(q, lengths, k, v, k_scales_, v_scales_) -> jax.Array:  # noqa: ANN001 - the operands above
-        scales = (None, None) if k_scales is None else (k_scales_, v_scales_)
-        return twins.attend(q, lengths, k, v, *scales)
+    def twin(q: jax.Array, lengths: jax.Array, k: jax.Array, v: jax.Array, *scales: jax.Array) -> jax.Array:
+        return twins.attend(q, lengths, k, v, *(scales if k_scales is not None else ()))
 
     if q.size == 0 or q.shape[-1] not in HEAD_DIMS or not native.available():
         return twin(*operands)

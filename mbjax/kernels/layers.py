@@ -4,7 +4,8 @@ Letters: B lanes, T tokens, S cached positions, D model width, H query heads, K 
 F feed-forward width.
 """
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,18 +82,12 @@ def decoder_layers(
     if h.size == 0 or caches[0].k.shape[-1] not in HEAD_DIMS or not native.available():
         return _twin(h, lengths, angles, layers, caches, heads, ffn, eps)
 
-    def compiled(h: jax.Array, lengths: jax.Array, angles: Angles, layers, caches):  # noqa: ANN001, ANN202
-        return _compiled(h, lengths, angles, layers, caches, heads, ffn, eps)
-
-    def twin(h: jax.Array, lengths: jax.Array, angles: Angles, layers, caches):  # noqa: ANN001, ANN202
-        return _twin(h, lengths, angles, layers, caches, heads, ffn, eps)
-
+    shape: dict[str, Any] = {"heads": heads, "ffn": ffn, "eps": eps}
+    compiled, twin = partial(_compiled, **shape), partial(_twin, **shape)
     return jax.lax.platform_dependent(h, lengths, angles, layers, caches, cpu=compiled, default=twin)
 
 
-def scratch_bytes(
-    h_shape: tuple[int, ...], cache_shape: tuple[int, ...], heads: int, ffn: int, width: int
-) -> int:
+def scratch_bytes(h_shape: tuple[int, ...], cache_shape: tuple[int, ...], heads: int, ffn: int, width: int) -> int:
     """What a call needs besides its arguments; `width` is the widest input of its products."""
     rows = h_shape[0] * h_shape[1]
     kv_heads, _, head_dim = cache_shape[1:]
@@ -130,8 +125,8 @@ def _compiled(
     h, _, *flat = call(*operands, ffn=np.int64(ffn), heads=np.int64(heads), eps=np.float32(eps))
     new = []
     for i, kv in enumerate(caches):
-        mine = flat[4 * i : 4 * i + 4]
-        new.append(KV(*(None if old is None else x for old, x in zip(kv, mine, strict=True))))
+        k, v, k_scales, v_scales = flat[4 * i : 4 * i + 4]
+        new.append(KV(k, v) if kv.k_scales is None else KV(k, v, k_scales, v_scales))
     return h, tuple(new)
 
 

@@ -43,7 +43,7 @@ def linear(
         call = jax.ffi.ffi_call("mbjax_linear", results, vmap_method="sequential")
         return call(*operands, eps=np.float32(eps))[0]
 
-    def twin(x, values, scales, *_) -> jax.Array:  # noqa: ANN001 - the operands above
+    def twin(x: jax.Array, values: jax.Array, scales: jax.Array, *_: jax.Array) -> jax.Array:
         return twins.linear(x, values, scales, mins, out, norm, bias, eps)
 
     if x.shape[0] == 0:

@@ -111,7 +111,8 @@ def decoder_layer(
     kv_heads, width = kv.k.shape[1], kv.k.shape[3]
 
     def product(x: jax.Array, w: Any, out: int, norm: Any = None, bias: Any = None) -> jax.Array:
-        return linear(x.reshape(-1, x.shape[-1]), *w, out, norm, bias, eps)
+        values, scales, mins = w
+        return linear(x.reshape(-1, x.shape[-1]), values, scales, mins, out, norm, bias, eps)
 
     def split(x: jax.Array, n: int, norm: jax.Array | None) -> jax.Array:
         x = x.reshape(lanes, tokens, n, width)
