@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from mbjax.engine.engine import Engine
     from mbjax.errors import FailureError, InputError, MbjaxError
     from mbjax.io.load import load_base
+    from mbjax.io.pack_load import load_pack
 
-__all__ = ["Engine", "FailureError", "InputError", "MbjaxError", "Sampling", "forward", "load_base"]
+__all__ = ["Engine", "FailureError", "InputError", "MbjaxError", "Sampling", "forward", "load_base", "load_pack"]
 
 _HOMES = {
     "Engine": "mbjax.engine.engine",
@@ -20,6 +21,7 @@ _HOMES = {
     "Sampling": "mbjax.core.sampling",
     "forward": "mbjax.core.forward",
     "load_base": "mbjax.io.load",
+    "load_pack": "mbjax.io.pack_load",
 }
 
 

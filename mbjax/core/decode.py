@@ -10,6 +10,7 @@ from mbjax.core.base import Base, head
 from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.forward import advance, fuse, understand
+from mbjax.core.pack import Mix
 from mbjax.core.sampling import Lanes, sample
 
 BUCKETS = (32, 128, 512)  # lengths that prefill programs are compiled for
@@ -30,15 +31,31 @@ def chunk_sizes(n_tokens: int, buckets: tuple[int, ...] = BUCKETS) -> list[int]:
 
 
 def prefill(
-    params: Base, cache: Cache, tokens: jax.Array, n_valid: jax.Array, *, config: ModelConfig
+    params: Base, mix: Mix, cache: Cache, tokens: jax.Array, n_valid: jax.Array, *, config: ModelConfig
 ) -> tuple[jax.Array, Cache]:
     """Takes in tokens int32 [B, T], of which the first n_valid int32 [B] count; the rest is padding.
 
     Returns the last valid token's final hidden state [B, D] and the longer cache.
     """
-    gates = jnp.zeros((*tokens.shape, 0), jnp.float32)
-    h, running = understand(params, (), gates, tokens, cache, config=config)
-    h, running = fuse(params, (), gates, h, running, config=config)
+    h, cache = prefill_understand(params, mix, cache, tokens, config=config)
+    return prefill_fuse(params, mix, cache, h, n_valid, config=config)
+
+
+def prefill_understand(
+    params: Base, mix: Mix, cache: Cache, tokens: jax.Array, *, config: ModelConfig
+) -> tuple[jax.Array, Cache]:
+    """The first phase of `prefill`: the tap states [B, T, D]. Where no pack in use touches the understanding layers
+    it needs none of them, and a router may choose them from what it returns."""
+    h, running = understand(params, mix.packs, mix.per_token(tokens.shape[1]), tokens, cache, config=config)
+    assert running is not None
+    return h, running
+
+
+def prefill_fuse(
+    params: Base, mix: Mix, cache: Cache, h: jax.Array, n_valid: jax.Array, *, config: ModelConfig
+) -> tuple[jax.Array, Cache]:
+    """The second phase of `prefill`: experts and fusion layers over the tap states [B, T, D]."""
+    h, running = fuse(params, mix.packs, mix.per_token(h.shape[1]), h, cache, config=config)
     assert running is not None
     last = jnp.take_along_axis(h, (n_valid - 1)[:, None, None], axis=1)[:, 0]
     return last, advance(running, n_valid)
@@ -52,9 +69,9 @@ def choose(
 
 
 def decode(
-    params: Base, cache: Cache, token: jax.Array, lanes: Lanes, *, config: ModelConfig
+    params: Base, mix: Mix, cache: Cache, token: jax.Array, lanes: Lanes, *, config: ModelConfig
 ) -> tuple[jax.Array, Cache, Lanes]:
     """One step: takes in token int32 [B] and chooses the next. One program whatever the prompt."""
-    h, cache = prefill(params, cache, token[:, None], jnp.ones_like(token), config=config)
+    h, cache = prefill(params, mix, cache, token[:, None], jnp.ones_like(token), config=config)
     token, lanes = choose(params, h, lanes, cache.length, config=config)
     return token, cache, lanes

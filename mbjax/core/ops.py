@@ -20,8 +20,20 @@ _MASKED = -1e30  # finite, so that a row of masked scores stays free of NaN
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float) -> jax.Array:
     """x / rms(x) * weight over the last axis; computed in float32, returned in x's dtype."""
     x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return _times_last(x32 * scale, weight).astype(x.dtype)
+    scale = jax.lax.rsqrt(row_sum(jnp.square(x32)) / x.shape[-1] + eps)
+    return _times_last(x32 * scale[..., None], weight).astype(x.dtype)
+
+
+def row_sum(x: jax.Array) -> jax.Array:
+    """Sum of float32 x [..., N] over its last axis -> [...]; a row's bits do not depend on how many rows there are."""
+    return jax.lax.platform_dependent(x, cpu=_row_sum_cpu, default=lambda rows: rows.sum(axis=-1))
+
+
+def _row_sum_cpu(x: jax.Array) -> jax.Array:
+    """XLA's CPU reductions order a row's terms by the shape of the whole; its products do not (two columns: with one
+    it is a matrix-vector product, which does)."""
+    rows = x.reshape(-1, x.shape[-1])
+    return _dot_cpu(rows, jnp.ones((2, x.shape[-1]), x.dtype))[:, 0].reshape(x.shape[:-1])
 
 
 def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
@@ -106,7 +118,7 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
         new_top = jnp.maximum(top, scores.max(axis=-1))
         weights = jnp.where(seen[:, None, None], jnp.exp(scores - new_top[..., None]), 0.0)
         keep = jnp.exp(top - new_top)
-        return new_top, total * keep + weights.sum(axis=-1), mixed * keep[..., None] + _mix(weights, v)
+        return new_top, total * keep + row_sum(weights), mixed * keep[..., None] + _mix(weights, v)
 
     shape = (n_batch, n_kv, q.shape[2] // n_kv, n_tokens)
     start = (

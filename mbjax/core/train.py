@@ -82,7 +82,8 @@ def train_step(
 
     loss, grads = jax.value_and_grad(mean_loss)(state.pack)
     params: Any = state.pack
-    updates, optimiser_state = optimiser.update(grads, state.optimiser, params)
-    pack: Any = optax.apply_updates(params, updates)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads)}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
+        updates, optimiser_state = optimiser.update(grads, state.optimiser, params)
+        pack: Any = optax.apply_updates(params, updates)
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads)}
     return TrainState(pack, optimiser_state, state.step + 1), metrics

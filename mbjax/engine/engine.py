@@ -1,60 +1,94 @@
-"""The Python inference API: one base, its programs, and requests."""
+"""The Python inference API: one base, the packs beside it, and requests."""
 
 import dataclasses
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax.core.cache import Cache, init_cache
+from mbjax.core.cache import Cache
 from mbjax.core.decode import chunk_sizes
-from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.core.pack import Mix
+from mbjax.core.sampling import Sampling
+from mbjax.engine.compile_cache import use_compile_cache
+from mbjax.engine.pack_slots import PackSlots
 from mbjax.engine.programs import Programs, tree_bytes
-from mbjax.engine.reply import Memory, Reply, Timing
-from mbjax.engine.stop import StopScanner
+from mbjax.engine.reply import Memory, Reply, RouteItem
+from mbjax.engine.stream import Stream
 from mbjax.errors import InputError
 from mbjax.io.load import LoadedBase, load_base
-from mbjax.io.tokenizer import Detokenizer
 
 Message = dict[str, str]
 DEFAULT_CONTEXT = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """What a request runs with: the packs chosen for it, as one mix, and the programs for that many."""
+
+    route: list[RouteItem]
+    mix: Mix
+    programs: Programs
 
 
 class Engine:
     """Generates with one base on one device.
 
     Use `Engine.load(name)`. `context` is the most positions a conversation may fill; the KV cache is allocated for it.
+    `packs` is a directory of packs. The shape that all of them are padded to is fixed here, so that using another
+    one compiles nothing; one that is put there later must fit.
     """
 
-    def __init__(self, base: LoadedBase, *, context: int = DEFAULT_CONTEXT) -> None:
+    def __init__(
+        self,
+        base: LoadedBase,
+        *,
+        packs: Path | None = None,
+        context: int = DEFAULT_CONTEXT,
+        force_base: bool = False,
+    ) -> None:
         if not 1 <= context <= base.config.max_context:
             raise InputError(f"context is {context}; {base.name} bears 1 to {base.config.max_context} positions")
         self.base, self.context = base, context
-        self._kv_dtype = str(base.params.embed.dtype)
-        capacity = sum(chunk_sizes(context))  # the padding of the last chunk is written, too
-        self.programs = Programs(base.params, base.config, batch=1, capacity=capacity, kv_dtype=self._kv_dtype)
-        self._free: Cache | None = None
+        self.packs = PackSlots(base, packs, force_base=force_base)
+        self._programs: dict[int, Programs] = {}
+        self._free: dict[Programs, Cache] = {}
 
     @classmethod
-    def load(cls, name_or_path: str | Path, *, dtype: str = "auto", context: int | None = None) -> "Engine":
-        """Loads a base (catalog name, HF directory or GGUF file) and makes an engine of it."""
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        packs: str | Path | None = None,
+        dtype: str = "auto",
+        context: int | None = None,
+        force_base: bool = False,
+    ) -> "Engine":
+        """Loads a base (catalog name, HF directory or GGUF file) and makes an engine of it.
+
+        `packs` is a directory of packs; `force_base` lets in packs that were made for another base.
+        """
+        use_compile_cache()
         base = load_base(name_or_path, dtype=dtype)
-        return cls(base, context=context or min(DEFAULT_CONTEXT, base.config.max_context))
+        context = min(DEFAULT_CONTEXT, base.config.max_context) if context is None else context
+        return cls(base, packs=Path(packs) if packs is not None else None, context=context, force_base=force_base)
 
     def generate(
         self,
         prompt: str | Sequence[Message],
         *,
+        pack: str = "auto",
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         raw: bool = False,
     ) -> Reply:
-        """The whole answer to a prompt (one user turn) or to a list of chat messages; `raw` skips the template."""
-        stream = self.stream(prompt, max_tokens=max_tokens, sampling=sampling, stop=stop, raw=raw)
+        """The whole answer to a prompt (one user turn) or to a list of chat messages; `raw` skips the template.
+
+        `pack` is `none`, ids joined by commas, or `auto`, which leaves the choice to the router.
+        """
+        stream = self.stream(prompt, pack=pack, max_tokens=max_tokens, sampling=sampling, stop=stop, raw=raw)
         text = "".join(stream)
         return stream.reply(text)
 
@@ -62,16 +96,40 @@ class Engine:
         self,
         prompt: str | Sequence[Message],
         *,
+        pack: str = "auto",
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         raw: bool = False,
-    ) -> "Stream":
+    ) -> Stream:
         """The same as an iterator of text pieces, each valid UTF-8; `.reply(text)` afterwards gives the figures."""
         if max_tokens < 1:
             raise InputError(f"max_tokens is {max_tokens}; it must be at least 1")
         ids = self.encode(prompt, raw=raw)
-        return Stream(self, ids, min(max_tokens, self.context - len(ids) + 1), sampling or Sampling(), tuple(stop))
+        most = min(max_tokens, self.context - len(ids) + 1)
+        return Stream(self, self.select(pack), ids, most, sampling or Sampling(), tuple(stop))
+
+    def select(self, pack: str) -> Selection:
+        """The packs that `pack` names. Raises InputError for one that is not there or does not fit the base."""
+        ids = () if pack in ("none", "auto") else tuple(dict.fromkeys(name.strip() for name in pack.split(",")))
+        packs = self.packs.use(ids)
+        gates = jnp.asarray(np.ones((1, len(packs)), np.float32))
+        route = [RouteItem(pack=pack_id, gate=1.0, score=None) for pack_id in ids]
+        return Selection(route, Mix(packs, gates), self.programs(len(packs)))
+
+    def programs(self, n_packs: int = 0) -> Programs:
+        """The programs for requests with so many packs."""
+        if n_packs not in self._programs:
+            capacity = sum(chunk_sizes(self.context))  # the padding of the last chunk is written, too
+            self._programs[n_packs] = Programs(
+                self.base.params,
+                self.base.config,
+                (self.packs.layout.pack_shapes(),) * n_packs,
+                batch=1,
+                capacity=capacity,
+                kv_dtype=str(self.base.params.embed.dtype),
+            )
+        return self._programs[n_packs]
 
     def encode(self, prompt: str | Sequence[Message], *, raw: bool = False) -> list[int]:
         """Token ids of a prompt. Raises InputError where it is empty or longer than the context."""
@@ -93,100 +151,24 @@ class Engine:
         return ids
 
     def memory(self) -> Memory:
-        """Bytes by component: the weights, the KV cache, and the largest temporary of the programs compiled so far."""
-        temporary = max(self.programs.temporary_bytes().values(), default=0)
+        """Bytes by component: weights, packs loaded, KV caches, and the largest temporary of the programs so far."""
+        used = list(self._programs.values())
         components = {
             "base": tree_bytes(self.base.params),
-            "kv": self.programs.kv_bytes(),
-            "temporaries": temporary,
+            "packs": self.packs.loaded_bytes(),
+            "kv": sum(programs.kv_bytes() for programs in used),
+            "temporaries": max((n for programs in used for n in programs.temporary_bytes().values()), default=0),
         }
         return Memory(components=components, peak=sum(components.values()), budget=None)
 
-    def take_cache(self) -> Cache:
+    def take_cache(self, programs: Programs) -> Cache:
         """An empty cache; the buffers of the last request are used again."""
-        cache, self._free = self._free, None
-        if cache is None:
-            return init_cache(self.base.config, 1, self.programs.capacity, self._kv_dtype)
-        return dataclasses.replace(cache, length=jnp.zeros_like(cache.length))
-
-    def give_cache(self, cache: Cache) -> None:
-        self._free = cache
-
-
-class Stream:
-    """One request in progress: iterate for text; `tokens` holds the ids so far."""
-
-    def __init__(self, engine: Engine, prompt: list[int], max_tokens: int, sampling: Sampling, stop: tuple[str, ...]):
-        self._engine, self.prompt, self._max_tokens = engine, prompt, max_tokens
-        self._sampling, self._stop = sampling, stop
-        self.tokens: list[int] = []
-        self._pieces = self._run()
-        self._marks: dict[str, float] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return self._pieces
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def reply(self, text: str) -> Reply:
-        """The finished answer; call it once the iteration has ended."""
-        start, first, end = (self._marks[name] for name in ("start", "first", "end"))
-        later = len(self.tokens) - 1
-        timing = Timing(
-            ttft_s=first - start,
-            prefill_tok_s=len(self.prompt) / (first - start),
-            decode_tok_s=later / (end - first) if later > 0 else None,
+        cache = self._free.pop(programs, None)
+        return (
+            programs.new_cache() if cache is None else dataclasses.replace(cache, length=jnp.zeros_like(cache.length))
         )
-        return Reply(text, list(self.tokens), len(self.prompt), [], timing, self._engine.memory())
 
-    def _run(self) -> Iterator[str]:
-        detokenizer, scanner = Detokenizer(self._engine.base.tokenizer), StopScanner(self._stop)
-        for token in self._ids():
-            piece = scanner.push(detokenizer.push(token))
-            if piece:
-                yield piece
-            if scanner.stopped:
-                return
-        rest = scanner.push(detokenizer.flush()) + scanner.flush()
-        if rest:
-            yield rest
-
-    def _ids(self) -> Iterator[int]:
-        """Token ids up to the end of turn, which is left out. The next step runs while a token is being handled."""
-        engine, ends = self._engine, self._engine.base.tokenizer.eos_ids
-        params, decode = engine.base.params, engine.programs.decode()
-        lanes = lanes_of([(self._sampling, self.prompt)], engine.base.config.vocab_size)
-        self._marks["start"] = time.perf_counter()
-        h, cache = prefill_prompt(engine, engine.take_cache(), self.prompt)
-        try:
-            token, lanes = engine.programs.choose()(params, h, lanes, cache.length)
-            while True:
-                done = len(self.tokens) + 1 >= self._max_tokens
-                following, cache, lanes = (token, cache, lanes) if done else decode(params, cache, token, lanes)
-                current = int(token[0])
-                self._marks["end"] = time.perf_counter()
-                self._marks.setdefault("first", self._marks["end"])
-                if current in ends:
-                    return
-                self.tokens.append(current)
-                yield current
-                if done:
-                    return
-                token = following
-        finally:
-            engine.give_cache(cache)
-
-
-def prefill_prompt(engine: Engine, cache: Cache, ids: list[int]) -> tuple[jax.Array, Cache]:
-    """Takes a prompt in, chunk by chunk. Returns the last token's hidden state [1, D] and the cache."""
-    at, h = 0, None
-    for size in chunk_sizes(len(ids)):
-        part = ids[at : at + size]
-        at += len(part)
-        tokens = np.zeros((1, size), np.int32)
-        tokens[0, : len(part)] = part
-        n_valid = np.asarray([len(part)], np.int32)
-        h, cache = engine.programs.prefill(size)(engine.base.params, cache, jnp.asarray(tokens), jnp.asarray(n_valid))
-    assert h is not None
-    return h, cache
+    def give_cache(self, programs: Programs, cache: Cache) -> None:
+        """Hands a cache back once its request has ended; one whose buffers an interrupted step took is dropped."""
+        if not cache.length.is_deleted():
+            self._free[programs] = cache

@@ -1,4 +1,4 @@
-"""The compiled programs of one engine, and what memory each needs; made from shapes alone, before any weight is read."""
+"""The compiled programs of one engine and the memory each needs, from shapes alone, before any weight is read."""
 
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ from mbjax.core.base import Base
 from mbjax.core.cache import init_cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.decode import BUCKETS, choose, decode, prefill
+from mbjax.core.pack import Mix, Pack
 from mbjax.core.sampling import Sampling, lanes_of
 
 
@@ -27,21 +28,34 @@ class Programs:
     """Prefill per bucket, the first choice of a token, and decoding, for a fixed batch and cache capacity.
 
     Each is compiled when it is first asked for and kept; nothing that a prompt or a sampling setting can hold
-    compiles another. `params` may be arrays or shapes.
+    compiles another. `params` and `packs`, those that take part, may be arrays or shapes.
     """
 
-    def __init__(self, params: Base, config: ModelConfig, *, batch: int, capacity: int, kv_dtype: str) -> None:
+    def __init__(
+        self,
+        params: Base,
+        config: ModelConfig,
+        packs: tuple[Pack, ...] = (),
+        *,
+        batch: int,
+        capacity: int,
+        kv_dtype: str,
+    ) -> None:
         self.config, self.batch, self.capacity, self.kv_dtype = config, batch, capacity, kv_dtype
         self._params = shapes_of(params)
-        self._cache = jax.eval_shape(partial(init_cache, config, batch, capacity, kv_dtype))
+        self._mix = Mix(shapes_of(packs), _floats(batch, len(packs)))
+        experts = tuple(pack.expert.config if pack.expert is not None else None for pack in packs)
+        self.new_cache = partial(init_cache, config, batch, capacity, kv_dtype, experts)
+        self._cache = jax.eval_shape(self.new_cache)
         self._lanes = jax.eval_shape(lambda: lanes_of([(Sampling(), [])] * batch, config.vocab_size))
         self._ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
         self._compiled: dict[str, jax.stages.Compiled] = {}
+        self._temporaries: dict[str, int] = {}
 
     def prefill(self, size: int) -> jax.stages.Compiled:
-        """(params, cache, tokens [B, size], n_valid [B]) -> (h [B, D], cache); the cache is donated."""
+        """(params, mix, cache, tokens [B, size], n_valid [B]) -> (h [B, D], cache); the cache is donated."""
         tokens = jax.ShapeDtypeStruct((self.batch, size), jnp.int32)
-        return self._program(f"prefill_{size}", prefill, (1,), self._params, self._cache, tokens, self._ints)
+        return self._program(f"prefill_{size}", prefill, (2,), self._params, self._mix, self._cache, tokens, self._ints)
 
     def choose(self) -> jax.stages.Compiled:
         """(params, h [B, D], lanes, position [B]) -> (token [B], lanes); the lanes are donated."""
@@ -49,8 +63,8 @@ class Programs:
         return self._program("choose", choose, (2,), self._params, h, self._lanes, self._ints)
 
     def decode(self) -> jax.stages.Compiled:
-        """(params, cache, token [B], lanes) -> (token, cache, lanes); cache and lanes are donated."""
-        return self._program("decode", decode, (1, 3), self._params, self._cache, self._ints, self._lanes)
+        """(params, mix, cache, token [B], lanes) -> (token, cache, lanes); cache and lanes are donated."""
+        return self._program("decode", decode, (2, 4), self._params, self._mix, self._cache, self._ints, self._lanes)
 
     def all(self) -> dict[str, jax.stages.Compiled]:
         """Every program, compiled."""
@@ -66,7 +80,10 @@ class Programs:
 
     def temporary_bytes(self) -> dict[str, int]:
         """Bytes that each program compiled so far allocates while it runs, by XLA's own analysis."""
-        return {name: _temporaries(program) for name, program in self._compiled.items()}
+        for name, program in self._compiled.items():
+            if name not in self._temporaries:  # the analysis takes 30 ms, and every answer reports memory
+                self._temporaries[name] = _temporaries(program)
+        return dict(self._temporaries)
 
     def _program(self, name: str, fn: Any, donated: tuple[int, ...], *args: Any) -> jax.stages.Compiled:
         if name not in self._compiled:
@@ -74,6 +91,10 @@ class Programs:
             bound.__name__ = name  # pyright: ignore[reportAttributeAccessIssue] - the name that profiles show
             self._compiled[name] = jax.jit(bound, donate_argnums=donated).lower(*args).compile()
         return self._compiled[name]
+
+
+def _floats(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
 def _temporaries(program: jax.stages.Compiled) -> int:

@@ -1,0 +1,138 @@
+"""mbjax in float32 against llama.cpp on the default base's own Q4_1 file: logits, token ids and, if asked for, speed.
+
+    python infer/compare_llamacpp.py [--speed] [--json] [--write]      needs the extra `reference`
+
+Exits with 1 where a target is missed. Takes about two minutes on two cores.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+BASE = "smollm2-135m"
+PAGE = Path(__file__).parent.parent / "docs" / "llamacpp.md"
+THREADS = 2
+CONTEXT = 1024
+TARGETS = {  # (section, key) -> (what it is, the bound, whether that is the least or the most)
+    ("logits", "mean_kl"): ("mean KL to llama.cpp, nats", 0.006, "most"),
+    ("logits", "same_top"): ("same top token", 0.95, "least"),
+    ("logits", "same_top_clear"): ("same top token where the margin exceeds 0.5", 0.995, "least"),
+    ("token_ids", "share"): ("mixed lines with the same token ids", 1.0, "least"),
+    ("speed", "prefill_ratio"): ("prefill of 512, mbjax float32 / llama.cpp Q4_1", 2.0, "least"),
+}
+
+
+def compare(*, speed: bool, rounds: int = 5) -> dict[str, Any]:
+    """The whole comparison as one document."""
+    import llama_cpp
+    from llamacpp_fidelity import compare_texts, compare_token_ids, summary
+
+    from mbjax.engine.engine import Engine
+    from mbjax.io.pull import pull
+
+    gguf = str(pull(BASE))
+    engine = Engine.load(BASE, dtype="float32", context=CONTEXT)
+    options: dict[str, Any] = {"n_ctx": CONTEXT, "n_threads": THREADS, "n_threads_batch": THREADS, "verbose": False}
+    llama = llama_cpp.Llama(gguf, logits_all=True, **options)
+    texts = compare_texts(engine.base, llama)
+    ids = compare_token_ids(engine.base, llama)
+    llama.close()
+    document: dict[str, Any] = {
+        "base": BASE,
+        "llama_cpp_python": llama_cpp.__version__,
+        "machine": f"{platform.machine()}, {THREADS} threads each",
+        "texts": [dataclasses.asdict(text) for text in texts],
+        "logits": summary(texts),
+        "token_ids": ids | {"share": ids["same"] / ids["lines"]},
+    }
+    if speed:
+        from llamacpp_speed import compare_speed
+        from real_texts import texts_of_lengths
+
+        tokens = texts_of_lengths(lambda text: engine.base.tokenizer.encode(text, add_bos=False))[-1][1]
+        llama = llama_cpp.Llama(gguf, **options)
+        document["speed"] = compare_speed(engine, llama, tokens, n_prompt=512, n_start=128, n_decode=64, rounds=rounds)
+        llama.close()
+    return document
+
+
+def checks(document: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
+    """(what, value, bound in words, met) of every target that was measured."""
+    rows = []
+    for (section, key), (what, bound, kind) in TARGETS.items():
+        if section in document:
+            value = document[section][key]
+            met = value >= bound if kind == "least" else value <= bound
+            rows.append((what, value, f"at {kind} {bound:g}", met))
+    return rows
+
+
+def page(document: dict[str, Any]) -> str:
+    """The document as Markdown."""
+    what = f"{document['base']}: mbjax in float32 and llama.cpp (llama-cpp-python {document['llama_cpp_python']})"
+    where = f"on the same Q4_1 GGUF file; {document['machine']}. llama.cpp quantises activations, mbjax does not."
+    lines = [
+        "# Against llama.cpp",
+        "",
+        f"{what} {where}",
+        "Made by `python infer/compare_llamacpp.py --speed --write`.",
+    ]
+    lines += ["", "| what | value | target | met |", "|---|---|---|---|"]
+    lines += [
+        f"| {what} | {value:.4f} | {bound} | {'yes' if met else 'no'} |" for what, value, bound, met in checks(document)
+    ]
+    if "speed" in document:
+        lines += ["", *_speed_table(document["speed"])]
+    lines += [
+        "",
+        "| text | tokens | mean KL | same top token | where the margin exceeds 0.5 |",
+        "|---|---|---|---|---|",
+    ]
+    for text in document["texts"]:
+        clear = f"{text['clear_same']} of {text['clear']}"
+        lines.append(f"| {text['name']} | {text['tokens']} | {text['kl']:.4f} | {text['same']} | {clear} |")
+    return "\n".join(lines) + "\n"
+
+
+def _speed_table(speed: dict[str, Any]) -> list[str]:
+    rows = (
+        (f"prefill of {speed['n_prompt']}", "prefill"),
+        (f"decode of {speed['n_decode']} after {speed['n_start']}", "decode"),
+    )
+    lines = [
+        f"Tokens per second, medians of {speed['rounds']} rounds in turns:",
+        "",
+        "| | mbjax float32 | llama.cpp Q4_1 | ratio |",
+        "|---|---|---|---|",
+    ]
+    for what, key in rows:
+        ours, theirs = speed[f"mbjax_{key}_tok_s"], speed[f"llamacpp_{key}_tok_s"]
+        lines.append(f"| {what} | {ours:.1f} | {theirs:.1f} | {speed[f'{key}_ratio']:.2f} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--speed", action="store_true", help="measure prefill and decode, too")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
+    parser.add_argument("--write", action="store_true", help=f"write the tables to {PAGE.parent.name}/{PAGE.name}")
+    arguments = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):  # XLA makes as many threads as it sees processors
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    document = compare(speed=arguments.speed)
+    print(json.dumps(document, ensure_ascii=False) if arguments.json else page(document))
+    if arguments.write:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(document))
+    missed = [what for what, _, _, met in checks(document) if not met]
+    if missed:
+        sys.exit(f"missed: {'; '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()

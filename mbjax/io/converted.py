@@ -1,0 +1,136 @@
+"""The converted cache: each base once more in a form that loads at once, keyed by the digest of its source.
+
+`$MBJAX_HOME/bases/<key>-<dtype>/` holds `weights.safetensors` (HF names, matrices in dtype, norms and biases in
+float32), `tokenizer/` and `base.json`. An entry appears whole or not at all, is never changed, and is made anew where
+it is damaged or of another format version.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+
+from mbjax.core.config import DTYPES, ModelConfig
+from mbjax.core.param import Param
+from mbjax.errors import InputError
+from mbjax.io.digest import BaseDigest
+from mbjax.io.files import mbjax_home, new_directory
+from mbjax.io.model_config_json import config_json, read_config
+from mbjax.io.names import hf_params
+from mbjax.io.safetensors_file import read_header, write_safetensors
+from mbjax.io.source import BaseSource, open_source, source_key
+from mbjax.io.strict_json import Fields, parse_object
+
+if TYPE_CHECKING:
+    from mbjax.io.tokenizer import Tokenizer
+
+FORMAT = 1
+_NUMPY = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """One entry of the cache. dtype is that of its matrices, `stored` what the source stores them in."""
+
+    directory: Path
+    config: ModelConfig
+    dtype: str
+    stored: str
+    digest: str
+    tokenizer: "Tokenizer"
+
+    @property
+    def weights(self) -> Path:
+        return self.directory / "weights.safetensors"
+
+
+def converted(path: Path, dtype: str) -> Converted:
+    """The cache's entry for the base at `path`, made first where it is missing or damaged.
+
+    dtype: `float32`, `bfloat16` or `auto` (as stored). Raises InputError where the source is wrong, FailureError
+    where the cache cannot be written.
+    """
+    key = source_key(path)
+    for candidate in DTYPES if dtype == "auto" else (dtype,):
+        entry = _read_entry(_directory(key, candidate), candidate)
+        if entry is not None and (dtype != "auto" or entry.stored == candidate):
+            return entry
+    source = open_source(path)
+    dtype = source.dtype if dtype == "auto" else dtype
+    directory = _directory(key, dtype)
+    _write_entry(source, dtype, directory)
+    entry = _read_entry(directory, dtype)
+    if entry is None:
+        raise InputError(f"{directory}: was changed while it was written; remove it and try again")
+    return entry
+
+
+def _directory(key: str, dtype: str) -> Path:
+    return mbjax_home() / "bases" / f"{key}-{dtype}"
+
+
+def _read_entry(directory: Path, dtype: str) -> Converted | None:
+    from mbjax.io.tokenizer import Tokenizer
+
+    try:
+        where = directory / "base.json"
+        fields = Fields(parse_object(where.read_bytes(), str(where)), str(where))
+        if fields.integer("format", 0, 2**31) != FORMAT or fields.text("dtype") != dtype:
+            return None
+        config = read_config(fields.object("config"))
+        stored, digest, tokenizer_digest = fields.text("stored"), fields.digest("digest"), fields.digest("tokenizer")
+        files = fields.object("files")
+        if any(files.integer(name, 0, 2**53) != (directory / name).stat().st_size for name in files.keys(100)):
+            return None
+        header = read_header(directory / "weights.safetensors")
+        if {name: (info.dtype, info.shape) for name, info in header.tensors.items()} != _specs(config, dtype):
+            return None
+        tokenizer = Tokenizer.load(directory / "tokenizer")
+    except (InputError, OSError):
+        return None  # whatever is wrong with an entry, its source is at hand
+    if tokenizer.digest != tokenizer_digest:
+        return None
+    return Converted(directory, config, dtype, stored, digest, tokenizer)
+
+
+def _write_entry(source: BaseSource, dtype: str, directory: Path) -> None:
+    tokenizer = source.read_tokenizer()
+    if tokenizer.vocab_size > source.config.vocab_size:
+        sizes = f"{tokenizer.vocab_size} tokens, the embedding {source.config.vocab_size} rows"
+        raise InputError(f"{source.path}: the tokenizer has {sizes}; they do not belong together")
+    digest = BaseDigest()
+    with new_directory(directory) as temporary:
+        with open(temporary / "weights.safetensors", "wb") as file:
+            write_safetensors(file, _specs(source.config, dtype), _tensors(source, dtype, digest))
+        (temporary / "tokenizer").mkdir()
+        tokenizer.save(temporary / "tokenizer")
+        files = sorted(file for file in temporary.rglob("*") if file.is_file())
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "source": str(source.path.absolute()),
+            "dtype": dtype,
+            "stored": source.dtype,
+            "digest": digest.finish(source.config),
+            "tokenizer": tokenizer.digest,
+            "config": config_json(source.config),
+            "files": {file.relative_to(temporary).as_posix(): file.stat().st_size for file in files},
+        }
+        (temporary / "base.json").write_text(json.dumps(content, indent=1))
+
+
+def _specs(config: ModelConfig, dtype: str) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    return {name: (_NUMPY[param.dtype or dtype], param.shape) for name, param in hf_params(config).items()}
+
+
+def _tensors(source: BaseSource, dtype: str, digest: BaseDigest) -> Iterator[tuple[str, np.ndarray]]:
+    params: dict[str, Param] = hf_params(source.config)
+    for name, param in params.items():  # sorted by name, as the digest wants them
+        array = source.read(name)
+        if not (np.isfinite(array.max()) and np.isfinite(array.min())):  # NaN comes through either
+            raise InputError(f"{source.path}: tensor {name} holds numbers that are not finite; fetch it again")
+        digest.add(name, array)
+        yield name, array.astype(_NUMPY[param.dtype or dtype], copy=False)

@@ -1,0 +1,65 @@
+"""`load_base`: a name, a directory or a file becomes parameters, configuration and tokenizer."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+
+from mbjax.core.base import Base
+from mbjax.core.config import DTYPES, ModelConfig
+from mbjax.errors import InputError
+from mbjax.io.converted import converted
+from mbjax.io.names import base_tree
+from mbjax.io.safetensors_file import map_tensors
+
+if TYPE_CHECKING:
+    from mbjax.io.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedBase:
+    """A base ready to compute with. `digest` is that of its source weights, whatever dtype `params` have."""
+
+    params: Base
+    config: ModelConfig
+    tokenizer: "Tokenizer"
+    digest: str
+    name: str
+    source: Path
+
+    @property
+    def tokenizer_digest(self) -> str:
+        return self.tokenizer.digest
+
+    @property
+    def template_digest(self) -> str | None:
+        """Digest of the chat template; None where the base has none."""
+        return self.tokenizer.template.digest if self.tokenizer.template else None
+
+
+def load_base(name_or_path: str | Path, dtype: str = "auto") -> LoadedBase:
+    """Load a base: a name from the catalog (fetched first if it is not there), an HF directory, or a GGUF file.
+
+    dtype: of the matrices, `float32`, `bfloat16` or `auto`: bfloat16 where the source stores 16 bits, else float32.
+    Norms and biases are float32 always. The first load converts the source into the cache directory; later ones map
+    that file, and on the CPU its pages are the arrays. Raises InputError where name or source is wrong, FailureError
+    where fetching or writing fails.
+    """
+    if dtype not in ("auto", *DTYPES):
+        raise InputError(f"dtype '{dtype}' is not known; choose one of auto, {', '.join(DTYPES)}")
+    name, source = _resolved(name_or_path)
+    entry = converted(source, dtype)
+    params = jax.device_put(base_tree(entry.config, map_tensors(entry.weights, populate=True)))
+    return LoadedBase(params, entry.config, entry.tokenizer, entry.digest, name, source)
+
+
+def _resolved(name_or_path: str | Path) -> tuple[str, Path]:
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path.absolute().stem if path.is_file() else path.absolute().name, path
+    if isinstance(name_or_path, Path) or "/" in name_or_path or "\\" in name_or_path or path.suffix == ".gguf":
+        raise InputError(f"{path}: no such file or directory")
+    from mbjax.io.pull import pull
+
+    return name_or_path, pull(name_or_path)

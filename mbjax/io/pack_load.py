@@ -1,0 +1,83 @@
+"""A pack made ready for a loaded base: bound by digest (promise P5), fitted in shape, on the device."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from mbjax.core.expert import expert_config
+from mbjax.core.pack import Pack
+from mbjax.io.pack_dir import RouteKey, read_pack
+from mbjax.io.pack_manifest import BaseBinding, Manifest
+from mbjax.io.pack_tensors import config_differences
+from mbjax.io.strict_json import refuse
+
+if TYPE_CHECKING:
+    from mbjax.io.load import LoadedBase
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedPack:
+    """A pack that fits its base. `notes` say in one line each what is not as it was in training."""
+
+    params: Pack
+    manifest: Manifest
+    path: Path
+    route: RouteKey | None
+    notes: tuple[str, ...] = ()
+
+
+def binding(base: "LoadedBase") -> BaseBinding:
+    """What a manifest says of a base."""
+    return BaseBinding(base.name, base.digest, base.tokenizer_digest, base.template_digest, base.config)
+
+
+def load_pack(path: str | Path, base: "LoadedBase", *, force_base: bool = False) -> LoadedPack:
+    """Reads a pack directory for use with `base`.
+
+    The base must be the one the pack was trained on, or one that its manifest lists as compatible, by digest, and so
+    must its tokenizer; `force_base` passes over that, but never over shapes, tap, rotation or heads that do not fit.
+    Raises InputError of one line for that, and as `read_pack` does.
+    """
+    path = Path(path)
+
+    def check(manifest: Manifest) -> None:
+        if not force_base:
+            _check_binding(path, manifest, binding(base))
+        if lines := config_differences(manifest.base.config, base.config, expert=manifest.expert is not None):
+            refuse(str(path), f"does not fit the base {base.name}: {'; '.join(lines)}")
+
+    stored = read_pack(path, check)
+    params = jax.tree.map(jnp.asarray, stored.params)
+    if params.expert is not None:
+        # as this base states it: the same frequencies have several forms, and programs are compiled per form
+        old = params.expert.config
+        shape = expert_config(base.config, old.n_layers, old.d_model, old.d_ff)
+        params = dataclasses.replace(params, expert=dataclasses.replace(params.expert, config=shape))
+    notes = _notes(stored.manifest, binding(base))
+    return LoadedPack(params, stored.manifest, path, stored.route, notes)
+
+
+def _check_binding(path: Path, manifest: Manifest, base: BaseBinding) -> None:
+    tokenizers = {entry.digest: entry.tokenizer_digest for entry in (*manifest.compatible, manifest.base)}
+    if base.digest not in tokenizers:
+        trained = manifest.base
+        refuse(
+            str(path),
+            f"was trained on {trained.name} ({trained.digest[:12]}), not on {base.name} ({base.digest[:12]}); "
+            "load that base, or pass --force-base",
+        )
+    if tokenizers[base.digest] != base.tokenizer_digest:
+        refuse(str(path), f"was trained with another tokenizer than that of {base.name}; pass --force-base to go on")
+
+
+def _notes(manifest: Manifest, base: BaseBinding) -> tuple[str, ...]:
+    known = {manifest.base.digest, *(entry.digest for entry in manifest.compatible)}
+    notes = []
+    if base.digest not in known:
+        notes.append(f"{manifest.id} was trained on {manifest.base.name}, not on {base.name}: loaded by force")
+    if base.template_digest != manifest.base.template_digest:
+        notes.append(f"{manifest.id} was trained with another chat template than that of {base.name}")
+    return tuple(notes)

@@ -1,0 +1,1 @@
+"""Data pipelines and loops that train packs; never imported for inference."""

@@ -1,0 +1,174 @@
+"""What a training run is told: one TOML file, read strictly into frozen dataclasses."""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from mbjax.core.lora import TARGETS
+from mbjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The examples: JSONL files, or HF-style data set directories, relative to the configuration's folder."""
+
+    train: str
+    valid: str
+    test: str | None = None
+    row_length: int = 256  # tokens of a packed row; raised to the longest example where that is longer
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """The low-rank part. `layers` None means the fusion layers."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = TARGETS
+    layers: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertConfig:
+    """The expert part. `copy_from` starts its layers as copies of the base's from that layer on."""
+
+    layers: int = 2
+    d_model: int | None = None
+    d_ff: int | None = None
+    copy_from: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW (Loshchilov and Hutter 2019), or Muon for matrices with AdamW for the rest; warm-up, then cosine to 10%."""
+
+    name: str = "adamw"
+    learning_rate: float = 1e-3
+    warmup: float = 0.05  # share of all steps
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long, how wide, and how often to look and to save."""
+
+    steps: int = 500
+    rows: int = 8  # packed rows of one step
+    seed: int = 0
+    gates: tuple[float, float] = (0.4, 1.0)  # drawn per row, so that the pack bears being mixed
+    validate_every: int = 100
+    patience: int = 5  # validations without a better loss before stopping
+    checkpoint_every: int = 100
+    keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """Where data came from, for the manifest and the card."""
+
+    name: str
+    licence: str
+    origin: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PackConfig:
+    """One run of `mbjax pack train`."""
+
+    id: str
+    data: DataConfig
+    name: str = ""
+    version: str = "0.1.0"
+    description: str = ""
+    licence: str = "unknown"
+    sources: tuple[SourceConfig, ...] = ()
+    base: str = "smollm2-135m"
+    dtype: str = "float32"
+    lora: LoraConfig | None = dataclasses.field(default_factory=LoraConfig)
+    expert: ExpertConfig | None = None
+    optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
+    loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
+
+
+def read_config(path: Path) -> PackConfig:
+    """Reads and checks a TOML file. Raises InputError that names the file and the key."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; `mbjax pack init` writes one to start from") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+    lora = document.get("lora")
+    if lora is False:
+        document["lora"] = None
+    config = _build(PackConfig, document, str(path))
+    _check(config, str(path))
+    return config
+
+
+def to_json(config: PackConfig) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def _build(kind: type, document: Any, where: str) -> Any:
+    if not isinstance(document, dict):
+        raise InputError(f"{where}: expected a table, found {document!r}")
+    hints = typing.get_type_hints(kind)
+    for key in document:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            raise InputError(f"{where}: unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    values = {key: _value(hints[key], value, f"{where}: {key}") for key, value in document.items()}
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.name not in values
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{where}: missing key '{missing[0]}'")
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in options:
+        return None
+    hint = next(option for option in options if option is not type(None))
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, list):
+            raise InputError(f"{where}: expected a list, found {value!r}")
+        kind = typing.get_args(hint)[0]
+        return tuple(_value(kind, item, where) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or isinstance(value, bool):
+        raise InputError(f"{where}: expected {hint.__name__}, found {value!r}")
+    return value
+
+
+def _check(config: PackConfig, where: str) -> None:
+    loop, optimiser, lora, expert = config.loop, config.optimiser, config.lora, config.expert
+    rules = [
+        (config.id.isidentifier() or config.id.replace("-", "_").isidentifier(), "id", "letters, digits, - and _"),
+        (lora is not None or expert is not None, "lora", "set, or an expert table given: the pack would be empty"),
+        (lora is None or (lora.rank >= 1 and set(lora.targets) <= set(TARGETS)), "lora", f"rank >= 1, of {TARGETS}"),
+        (expert is None or expert.layers >= 1, "expert.layers", "at least 1"),
+        (optimiser.name in ("adamw", "muon"), "optimiser.name", "adamw or muon"),
+        (optimiser.learning_rate > 0, "optimiser.learning_rate", "above 0"),
+        (0 <= optimiser.warmup < 1, "optimiser.warmup", "a share of the steps, below 1"),
+        (min(loop.steps, loop.rows, loop.validate_every, loop.checkpoint_every, loop.keep) >= 1, "loop", "all >= 1"),
+        (len(loop.gates) == 2 and 0 < loop.gates[0] <= loop.gates[1], "loop.gates", "two numbers, low then high"),
+        (config.data.row_length >= 16, "data.row_length", "at least 16"),
+    ]
+    for holds, key, allowed in rules:
+        if not holds:
+            raise InputError(f"{where}: {key} must be {allowed}")

@@ -1,0 +1,168 @@
+"""Training examples: read from JSONL or an HF-style directory, put through the chat template, turned into tokens."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mbjax.errors import InputError
+from mbjax.io.tokenizer import Tokenizer
+
+FORMS = {"prompt": ("prompt", "answer"), "messages": ("messages",), "text": ("text",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Token ids, and which of them are to be predicted: answers, never prompts. `line` is where it was read."""
+
+    ids: tuple[int, ...]
+    scored: tuple[bool, ...]
+    line: int
+
+
+def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, record) of a JSONL file, or of every `*.jsonl` and `*.parquet` of a directory.
+
+    Raises InputError naming file and line for what is no JSON object, and where there is nothing at all.
+    """
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in (".jsonl", ".json", ".parquet", ".arrow"))
+        data = [p for p in files if p.suffix in (".jsonl", ".parquet")]
+        if not data:
+            raise InputError(f"{path}: no .jsonl or .parquet file in this directory")
+        for file in data:
+            yield from _parquet(file) if file.suffix == ".parquet" else _jsonl(file)
+    else:
+        yield from _jsonl(path)
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    empty = True
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                empty = False
+                yield number, _record(path, number, line)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable text file: {error}") from None
+    if empty:
+        raise InputError(f"{path}: the file is empty; give one JSON object per line")
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}, line {number}: not JSON: {error.msg}") from None
+    if not isinstance(record, dict):
+        raise InputError(f"{path}, line {number}: not a JSON object")
+    return record
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise InputError(f"{path}: reading Parquet needs pyarrow; pip install 'mbjax[data]'") from None
+    yield from enumerate(parquet.read_table(path).to_pylist(), 1)
+
+
+def read_examples(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Example]:
+    """All examples of a file or directory, of one form: `prompt`/`answer`, `messages`, or `text`.
+
+    Raises InputError with file and line for a missing or empty field, for mixed forms, and for an example of more
+    than `max_tokens` tokens (text is cut into pieces of that length instead).
+    """
+    examples, form = [], None
+    for line, record in read_records(path):
+        where = f"{path}, line {line}"
+        found = _form(record, where)
+        form = form or found
+        if found != form:
+            raise InputError(f"{where}: this line is of the form '{found}', those before it '{form}'; use one form")
+        for ids, scored in _tokens(record, form, tokenizer, where, max_tokens):
+            if len(ids) > max_tokens:
+                raise InputError(f"{where}: {len(ids)} tokens, more than the {max_tokens} of the context")
+            examples.append(Example(tuple(ids), tuple(scored), line))
+    return examples
+
+
+def _form(record: dict[str, Any], where: str) -> str:
+    for form, fields in FORMS.items():
+        if form in record:
+            missing = [field for field in fields if not record.get(field)]
+            if missing:
+                raise InputError(f"{where}: field '{missing[0]}' is missing or empty")
+            return form
+    raise InputError(f"{where}: no field 'prompt' (with 'answer'), 'messages' or 'text'")
+
+
+def _tokens(
+    record: dict[str, Any], form: str, tokenizer: Tokenizer, where: str, max_tokens: int
+) -> Iterator[tuple[list[int], list[bool]]]:
+    if form == "text":
+        ids = [*tokenizer.encode(_string(record["text"], "text", where)), end_of_turn(tokenizer)]
+        for at in range(0, len(ids), max_tokens):
+            piece = ids[at : at + max_tokens]
+            yield piece, [True] * len(piece)
+    elif form == "prompt":
+        turn = [{"role": "user", "content": _string(record["prompt"], "prompt", where)}]
+        yield _answered(turn, _string(record["answer"], "answer", where), tokenizer)
+    else:
+        yield _conversation(record["messages"], tokenizer, where)
+
+
+@lru_cache(maxsize=8)
+def end_of_turn(tokenizer: Tokenizer) -> int:
+    """The end token that the chat template itself puts behind an answer; the lowest where it puts none."""
+    if tokenizer.template is not None:
+        answer = "The end."
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        rendered = tokenizer.template.render(turns, add_generation_prompt=False)
+        behind = tokenizer.encode(rendered[rendered.rindex(answer) + len(answer) :], add_bos=False)
+        for token in behind:
+            if token in tokenizer.eos_ids:
+                return token
+    if not tokenizer.eos_ids:
+        raise InputError("the base's tokenizer names no end token; answers could not be told to end")
+    return min(tokenizer.eos_ids)
+
+
+def _string(value: Any, field: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: field '{field}' is not a string")
+    return value
+
+
+def _answered(turns: list[dict[str, str]], answer: str, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """The turns as a prompt, then the scored answer with its end-of-turn token."""
+    if tokenizer.template is None:
+        prompt = tokenizer.encode("\n".join(turn["content"] for turn in turns) + "\n")
+    else:
+        prompt = tokenizer.encode(tokenizer.template.render(turns), add_bos=False)
+    reply = [*tokenizer.encode(answer, add_bos=False), end_of_turn(tokenizer)]
+    return prompt + reply, [False] * len(prompt) + [True] * len(reply)
+
+
+def _conversation(messages: Any, tokenizer: Tokenizer, where: str) -> tuple[list[int], list[bool]]:
+    """A whole conversation; every assistant turn is scored, each behind the template's own rendering of what precedes."""
+    well_formed = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+    )
+    if not well_formed or not any(m["role"] == "assistant" for m in messages):
+        raise InputError(f"{where}: 'messages' must be a list of role and content, with an assistant turn")
+    ids: list[int] = []
+    scored: list[bool] = []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            prompt, marks = _answered(messages[:i], message["content"], tokenizer)
+            if prompt[: len(ids)] != ids:  # the template rewrites earlier turns: score the last answer only
+                ids, scored = [], []
+            ids, scored = prompt, scored + marks[len(scored) :]
+    return ids, scored

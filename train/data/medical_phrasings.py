@@ -1,0 +1,101 @@
+"""How the medical questions are asked: the chapters' short titles, and the phrasings of both tasks.
+
+Half of the test lines use phrasings that no training line has (`NEW`), so that the score shows whether a pack has
+learnt the question or the wording.
+"""
+
+# The answer to the chapter question: the official title cut down to the words that tell the chapters apart.
+CHAPTERS: dict[str, str] = {
+    "1": "Infectious diseases",
+    "2": "Neoplasms",
+    "3": "Blood and immune disorders",
+    "4": "Endocrine and metabolic diseases",
+    "5": "Mental disorders",
+    "6": "Nervous system",
+    "7": "Eye",
+    "8": "Ear",
+    "9": "Circulatory system",
+    "10": "Respiratory system",
+    "11": "Digestive system",
+    "12": "Skin",
+    "13": "Musculoskeletal system",
+    "14": "Genitourinary system",
+    "15": "Pregnancy and childbirth",
+    "16": "Perinatal conditions",
+    "17": "Congenital malformations",
+    "18": "Symptoms and abnormal findings",
+    "19": "Injury and poisoning",
+    "20": "External causes",
+    "21": "Health status and services",
+    "22": "Special purposes",
+}
+
+SEEN: dict[str, tuple[str, ...]] = {
+    "chapter": (
+        "Which ICD-10 chapter does {term} belong to?",
+        'Which ICD-10 chapter does "{term}" belong to?',
+        "ICD-10 chapter of {term}?",
+        'ICD-10 chapter for "{term}"',
+        "Name the ICD-10 chapter: {term}",
+        "In which chapter of ICD-10 is {term} classified?",
+        'In which chapter of ICD-10 would I find "{term}"?',
+        "{term}: which ICD-10 chapter?",
+        "{term}\nICD-10 chapter?",
+        "Give the ICD-10-CM chapter for this diagnosis: {term}",
+        "Diagnosis: {term}\nChapter:",
+        "Under which chapter is {term} coded in ICD-10-CM?",
+        "What chapter of the ICD covers {term}?",
+        'The chart says "{term}". Which ICD-10 chapter is that?',
+        "Classify by ICD-10 chapter: {term}",
+        "Tell me the chapter of ICD-10-CM that holds {term}.",
+        "I need the ICD-10 chapter for {term}.",
+        "Medical coding question: what is the chapter for {term}?",
+        "Term: {term}. ICD-10 chapter:",
+        "What is the ICD-10 chapter of the condition {term}?",
+    ),
+    "category": (
+        "What is the ICD-10 category of {term}?",
+        'What is the ICD-10 category of "{term}"?',
+        "ICD-10 category for {term}?",
+        'ICD-10 category title for "{term}"',
+        "Name the three-character ICD-10 category: {term}",
+        "Under which ICD-10 category is {term} coded?",
+        'Which ICD-10-CM category includes "{term}"?',
+        "{term}: which ICD-10 category?",
+        "{term}\nICD-10 category?",
+        "Give the title of the ICD-10-CM category for this diagnosis: {term}",
+        "Diagnosis: {term}\nCategory:",
+        "Into which category of ICD-10 does {term} fall?",
+        "What category title does the ICD give for {term}?",
+        'The chart says "{term}". Which ICD-10 category is that?',
+        "Classify by ICD-10 category: {term}",
+        "Tell me the category of ICD-10-CM that holds {term}.",
+        "I need the ICD-10 category title for {term}.",
+        "Medical coding question: what is the category for {term}?",
+        "Term: {term}. ICD-10 category:",
+        "What is the three-character category title of the condition {term}?",
+    ),
+}
+
+NEW: dict[str, tuple[str, ...]] = {
+    "chapter": (
+        'A patient is diagnosed with "{term}". What chapter of ICD-10 is it in?',
+        "Please look up {term} and tell me its ICD-10 chapter.",
+        "Where in ICD-10 does {term} go? Just the chapter.",
+        'chapter for "{term}" in icd-10-cm?',
+        "As a coder, to which ICD-10 chapter would you assign {term}?",
+        "Assign the right ICD-10-CM chapter to the following entry: {term}",
+        "My discharge letter mentions {term}; which chapter of the ICD is this?",
+        "Of the 22 chapters of ICD-10-CM, which one has {term}?",
+    ),
+    "category": (
+        'A patient is diagnosed with "{term}". What category of ICD-10 is it in?',
+        "Please look up {term} and tell me its ICD-10 category.",
+        "Where in ICD-10 does {term} go? Just the category title.",
+        'category for "{term}" in icd-10-cm?',
+        "As a coder, to which ICD-10 category would you assign {term}?",
+        "Assign the right ICD-10-CM category to the following entry: {term}",
+        "My discharge letter mentions {term}; which category of the ICD is this?",
+        "Of all the categories of ICD-10-CM, which one has {term}?",
+    ),
+}
