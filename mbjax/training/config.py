@@ -73,7 +73,7 @@ class SourceConfig:
 
     name: str
     licence: str
-    origin: str = ""
+    origin: str  # package and version, address, or how it was made
 
 
 @dataclasses.dataclass(frozen=True)

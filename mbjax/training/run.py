@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from mbjax.core.pack import Pack
 from mbjax.errors import FailureError
 from mbjax.io.load import LoadedBase, load_base
 from mbjax.io.pack_dir import About, write_pack
@@ -14,7 +16,7 @@ from mbjax.io.pack_load import binding
 from mbjax.io.pack_manifest import DataSource, created_by
 from mbjax.training.config import PackConfig
 from mbjax.training.examples import Example, read_examples
-from mbjax.training.pack_loop import Event, TrainData, train_pack
+from mbjax.training.pack_loop import Event, TrainData, new_pack, train_pack
 from mbjax.training.report import Summary, write_report
 from mbjax.training.rows import PackedRows, common_prefix, pack_rows
 from mbjax.training.tap_cache import tap_cache
@@ -43,6 +45,7 @@ def train_from_config(config: PackConfig, folder: Path, out: Path, work: Path, w
     train, valid = (
         read_examples(folder / name, base.tokenizer, longest) for name in (config.data.train, config.data.valid)
     )
+    try_writing(new_pack(config, base.params, base.config), _about(config, base), out)
     rows, valid_rows = _rows(config, train, valid)
     data = TrainData(rows, _tap(base, rows, "tap states", watch))
     valid_data = TrainData(valid_rows, _tap(base, valid_rows, "tap states of validation", watch))
@@ -63,6 +66,15 @@ def train_from_config(config: PackConfig, folder: Path, out: Path, work: Path, w
     card = write_report(summary, work)
     write_pack(out, pack, _about(config, base), card=card)
     return summary
+
+
+def try_writing(pack: Pack, about: About, out: Path) -> None:
+    """Writes the untrained pack beside `out` and removes it again: what cannot be written must not end a long run."""
+    trial = out.with_name(f"{out.name}.trial")
+    try:
+        write_pack(trial, pack, about, card="A trial.\n")
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def read_log(path: Path) -> list[Event]:
