@@ -1,0 +1,51 @@
+"""Attention over the valid positions of a cache: the compiled kernel on the CPU, its twin everywhere else."""
+
+import jax
+import jax.numpy as jnp
+
+from mbjax.kernels import native, twins
+from mbjax.kernels.linear import aligned
+
+HEAD_DIMS = (16, 32, 64, 96, 128, 256)
+_FEW_TOKENS, _SPLIT, _QUERY_TOKENS, _POSITIONS = 16, 256, 16, 64  # as in src/kernels.h and src/stages.h
+
+
+def attend(
+    q: jax.Array,
+    lengths: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    k_scales: jax.Array | None = None,
+    v_scales: jax.Array | None = None,
+) -> jax.Array:
+    """Causal grouped-query attention of T new tokens per lane, reading no position that is not valid.
+
+    q float32 [B, T, H, E], rotated, not scaled; lengths int32 [B], the positions before the T new ones; k and v
+    [B, K, S, E], float32, bfloat16 or int8 (then with float32 scales [B, K, S]), already holding the new positions.
+    Returns float32 [B, T, H, E]. For up to 16 tokens a query's result does not depend on how many there are.
+    """
+    none = jnp.zeros((0,), jnp.float32)
+    operands = (q, lengths, k, v, none if k_scales is None else k_scales, none if v_scales is None else v_scales)
+
+    def compiled(*operands: jax.Array) -> jax.Array:
+        scratch = attention_bytes(q.shape, k.shape)
+        results = (jax.ShapeDtypeStruct(q.shape, jnp.float32), jax.ShapeDtypeStruct((scratch,), jnp.uint8))
+        return jax.ffi.ffi_call("mbjax_attend", results, vmap_method="sequential")(*operands)[0]
+
+    def twin(q: jax.Array, lengths: jax.Array, k: jax.Array, v: jax.Array, *scales: jax.Array) -> jax.Array:
+        return twins.attend(q, lengths, k, v, *(scales if k_scales is not None else ()))
+
+    if q.size == 0 or q.shape[-1] not in HEAD_DIMS or not native.available():
+        return twin(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=compiled, default=twin)
+
+
+def attention_bytes(q_shape: tuple[int, ...], cache_shape: tuple[int, ...]) -> int:
+    """Scratch of the attention of one layer: partial results of each split, or a block of queries at work."""
+    lanes, tokens, heads, width = q_shape
+    kv_heads, positions = cache_shape[1:3]
+    if tokens <= _FEW_TOKENS:
+        return aligned(4 * lanes * tokens * heads * -(-positions // _SPLIT) * (width + 2))
+    queries = _QUERY_TOKENS * (heads // kv_heads)
+    task = _POSITIONS * (2 * width + queries) + queries * (width + 4)
+    return aligned(4 * lanes * kv_heads * -(-tokens // _QUERY_TOKENS) * task)

@@ -1,0 +1,260 @@
+// The handlers as XLA calls them: buffers are checked here, once, and become the plain structs of kernels.h.
+#include <string>
+#include <vector>
+
+#include "layers.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace mbjax {
+namespace {
+
+using Buffer = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+
+// Collects the first thing found wrong with a call.
+class Check {
+ public:
+  void that(bool good, const char* what) {
+    if (!good && wrong_.empty()) wrong_ = what;
+  }
+  bool ok() const { return wrong_.empty(); }
+  ffi::Error error() const { return ffi::Error::InvalidArgument("mbjax kernels: " + wrong_); }
+
+ private:
+  std::string wrong_;
+};
+
+int64_t dim(const Buffer& b, size_t i) { return i < b.dimensions().size() ? b.dimensions()[i] : -1; }
+bool is(const Buffer& b, ffi::DataType type, size_t rank) {
+  return b.element_type() == type && b.dimensions().size() == rank;
+}
+
+// An optional float32 vector: [0] stands for none.
+const float* vector_or_null(Check& check, const Buffer& b, int64_t n, const char* what) {
+  check.that(is(b, ffi::F32, 1) && (dim(b, 0) == 0 || dim(b, 0) == n), what);
+  return dim(b, 0) == 0 ? nullptr : static_cast<const float*>(b.untyped_data());
+}
+
+Weight weight_of(Check& check, const Buffer& values, const Buffer& scales, const Buffer& mins, int64_t in,
+                 int64_t out) {
+  Weight w{};
+  w.bits = values.element_type() == ffi::S8 ? 8 : 4;
+  check.that(is(values, w.bits == 8 ? ffi::S8 : ffi::U8, 4), "weight values must be int8 or uint8 of rank 4");
+  check.that(dim(values, 2) == kLanes && dim(values, 3) == 4, "weight values must end in [16, 4]");
+  check.that(is(scales, ffi::F16, 3) && dim(scales, 2) == kLanes, "weight scales must be float16 [tiles, groups, 16]");
+  const bool asymmetric = dim(mins, 0) != 0;
+  check.that(mins.element_type() == ffi::F16, "weight mins must be float16");
+  w.width = dim(values, 1) * 4 * 8 / w.bits;
+  w.groups = dim(scales, 1), w.out = out;
+  check.that(w.tiles() == dim(values, 0) && w.tiles() == dim(scales, 0), "weight tiles do not match the outputs");
+  check.that(w.groups > 0 && w.width % (w.groups * kBlock) == 0, "weight groups must be multiples of 32 inputs");
+  check.that(in <= w.width, "weight is narrower than its input");
+  check.that(!asymmetric || (mins.dimensions().size() == 3 && mins.element_count() == scales.element_count()),
+             "weight mins must have the shape of the scales");
+  w.values = static_cast<const uint8_t*>(values.untyped_data());
+  w.scales = static_cast<const uint16_t*>(scales.untyped_data());
+  w.mins = asymmetric ? static_cast<const uint16_t*>(mins.untyped_data()) : nullptr;
+  return w;
+}
+
+KvType kv_type(Check& check, const Buffer& cache) {
+  const ffi::DataType type = cache.element_type();
+  check.that(type == ffi::F32 || type == ffi::BF16 || type == ffi::S8, "cache must be float32, bfloat16 or int8");
+  check.that(cache.dimensions().size() == 4, "cache must be [B, K, S, E]");
+  return type == ffi::F32 ? KvType::kF32 : type == ffi::BF16 ? KvType::kBf16 : KvType::kInt8;
+}
+
+bool head_dim_known(int64_t e) { return e == 16 || e == 32 || e == 64 || e == 96 || e == 128 || e == 256; }
+
+void check_scales(Check& check, const Buffer& cache, const Buffer& scales) {
+  const bool int8 = cache.element_type() == ffi::S8;
+  check.that(scales.element_type() == ffi::F32, "cache scales must be float32");
+  check.that(!int8 || static_cast<int64_t>(scales.element_count()) == dim(cache, 0) * dim(cache, 1) * dim(cache, 2),
+             "int8 cache needs scales [B, K, S]");
+}
+
+float* scales_or_null(const Buffer& cache, const Buffer& scales) {
+  return cache.element_type() == ffi::S8 ? static_cast<float*>(scales.untyped_data()) : nullptr;
+}
+
+int64_t helpers(ffi::ThreadPool& pool, bool worth) { return worth ? std::max<int64_t>(0, pool.num_threads() - 1) : 0; }
+
+// y = norm(x) W^T + bias.
+ffi::Error linear(ffi::ThreadPool pool, Buffer x, Buffer values, Buffer scales, Buffer mins, Buffer norm, Buffer bias,
+                  Result y, Result scratch, float eps) {
+  Check check;
+  check.that(is(x, ffi::F32, 2) && is(*y, ffi::F32, 2) && dim(x, 0) == dim(*y, 0), "x and y must be float32 [R, n]");
+  const int64_t rows = dim(x, 0), in = dim(x, 1);
+  const Weight w = weight_of(check, values, scales, mins, in, dim(*y, 1));
+  const float* norm_weight = vector_or_null(check, norm, in, "norm must be float32 [in]");
+  const float* b = vector_or_null(check, bias, w.out, "bias must be float32 [out]");
+  if (!check.ok()) return check.error();
+  Arena arena(scratch->untyped_data(), scratch->size_bytes());
+  const Activations act = take_activations(arena, rows, w.width);
+  check.that(!arena.too_small(), "scratch is too small");
+  if (!check.ok()) return check.error();
+  const Kernels& k = kernels();
+  const Product product = {&w, {static_cast<float*>(y->untyped_data()), w.out, b, nullptr}};
+  const float* input = static_cast<const float*>(x.untyped_data());
+  auto program = [&](Team& team) {
+    const Activations ready = prepare(team, 0, rows, act, [&](const Activations& to, int64_t row) {
+      k.quantize_row(input + row * in, in, norm_weight, eps, to, row);
+    });
+    product_stage(k, team, 1, ready, rows, &product, 1);
+  };
+  run_team(pool, helpers(pool, rows * w.tiles() * w.tile_bytes() > 64 * 1024), 2, program);
+  return ffi::Error::Success();
+}
+
+// Attention over a cache that already holds the T new positions of each lane.
+ffi::Error attend(ffi::ThreadPool pool, Buffer q, Buffer lengths, Buffer k_cache, Buffer v_cache, Buffer k_scales,
+                  Buffer v_scales, Result out, Result scratch) {
+  Check check;
+  Attention a{};
+  a.type = kv_type(check, k_cache);
+  check.that(is(q, ffi::F32, 4) && is(*out, ffi::F32, 4), "q and out must be float32 [B, T, H, E]");
+  a.lanes = dim(q, 0), a.tokens = dim(q, 1), a.heads = dim(q, 2), a.head_dim = dim(q, 3);
+  a.kv_heads = dim(k_cache, 1), a.positions = dim(k_cache, 2);
+  check.that(is(lengths, ffi::S32, 1) && dim(lengths, 0) == a.lanes, "lengths must be int32 [B]");
+  check.that(dim(k_cache, 0) == a.lanes && dim(k_cache, 3) == a.head_dim && a.kv_heads > 0 &&
+                 a.heads % a.kv_heads == 0 && a.tokens <= a.positions, "q does not fit the cache");
+  check.that(k_cache.size_bytes() == v_cache.size_bytes() && k_cache.element_type() == v_cache.element_type(),
+             "keys and values differ in shape or type");
+  check.that(head_dim_known(a.head_dim), "head width must be 16, 32, 64, 96, 128 or 256");
+  check_scales(check, k_cache, k_scales);
+  check_scales(check, v_cache, v_scales);
+  if (!check.ok()) return check.error();
+  Arena arena(scratch->untyped_data(), scratch->size_bytes());
+  a.parts = arena.take<float>(attention_floats(a.lanes, a.tokens, a.heads, a.kv_heads, a.positions, a.head_dim));
+  check.that(!arena.too_small(), "scratch is too small");
+  if (!check.ok()) return check.error();
+  a.q = static_cast<float*>(q.untyped_data()), a.out = static_cast<float*>(out->untyped_data());
+  a.lengths = static_cast<const int32_t*>(lengths.untyped_data());
+  a.k_cache = static_cast<char*>(k_cache.untyped_data()), a.v_cache = static_cast<char*>(v_cache.untyped_data());
+  a.k_scales = scales_or_null(k_cache, k_scales), a.v_scales = scales_or_null(v_cache, v_scales);
+  a.scale = 1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim));
+  const Kernels& k = kernels();
+  auto program = [&](Team& team) {
+    attend_stages(k, team, 0, a);
+    if (a.tokens > kFewRows) return;
+    team.stage(2, a.lanes * a.tokens, [&](int64_t row) { merge_row(k, a, row, a.out + row * a.heads * a.head_dim); });
+  };
+  run_team(pool, helpers(pool, true), 3, program);
+  return ffi::Error::Success();
+}
+
+constexpr size_t kArgsPerLayer = 32;  // 7 weights of 3, 2 norms, 5 optional vectors, 4 of the cache
+
+// Reads the arguments of one layer in the order of mbjax/kernels/layers.py; results must alias the cache.
+Layer layer_of(Check& check, const std::vector<Buffer>& a, const Rows& r) {
+  const int64_t E = r.head_dim, D = r.width, q_out = r.heads * E, kv_out = r.kv_heads * E;
+  auto weight = [&](size_t i, int64_t in, int64_t out) { return weight_of(check, a[i], a[i + 1], a[i + 2], in, out); };
+  Layer l{};
+  l.q = weight(0, D, q_out), l.k = weight(3, D, kv_out), l.v = weight(6, D, kv_out), l.o = weight(9, q_out, D);
+  l.gate = weight(12, D, r.ffn), l.up = weight(15, D, r.ffn), l.down = weight(18, r.ffn, D);
+  l.attn_norm = vector_or_null(check, a[21], D, "norm must be float32 [D]");
+  l.mlp_norm = vector_or_null(check, a[22], D, "norm must be float32 [D]");
+  check.that(l.attn_norm && l.mlp_norm, "a layer needs both norms");
+  l.q_bias = vector_or_null(check, a[23], q_out, "q bias must be float32 [H * E]");
+  l.k_bias = vector_or_null(check, a[24], kv_out, "k bias must be float32 [K * E]");
+  l.v_bias = vector_or_null(check, a[25], kv_out, "v bias must be float32 [K * E]");
+  l.q_norm = vector_or_null(check, a[26], E, "q norm must be float32 [E]");
+  l.k_norm = vector_or_null(check, a[27], E, "k norm must be float32 [E]");
+  for (size_t i = 28; i < 30; ++i) {
+    check.that(kv_type(check, a[i]) == r.type && dim(a[i], 0) == r.lanes && dim(a[i], 1) == r.kv_heads &&
+                   dim(a[i], 2) == r.positions && dim(a[i], 3) == E, "caches of the layers differ");
+    check_scales(check, a[i], a[i + 2]);
+  }
+  l.k_cache = static_cast<char*>(a[28].untyped_data()), l.v_cache = static_cast<char*>(a[29].untyped_data());
+  l.k_scales = scales_or_null(a[28], a[30]), l.v_scales = scales_or_null(a[29], a[31]);
+  return l;
+}
+
+int64_t widest(const std::vector<Layer>& layers) {
+  int64_t width = kBlock;
+  for (const Layer& l : layers) {
+    for (const Weight* w : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) width = std::max(width, w->width);
+  }
+  return width;
+}
+
+ffi::Error layers(ffi::ThreadPool pool, Buffer h, Buffer lengths, Buffer cos, Buffer sin, ffi::RemainingArgs rest,
+                  Result out, Result scratch, ffi::RemainingRets, int64_t ffn, int64_t heads, float eps) {
+  Check check;
+  check.that(is(h, ffi::F32, 3) && is(*out, ffi::F32, 3), "h must be float32 [B, T, D]");
+  check.that(rest.size() > 0 && rest.size() % kArgsPerLayer == 0, "layers come as 32 arrays each");
+  if (!check.ok()) return check.error();
+  std::vector<Buffer> args;
+  for (size_t i = 0; i < rest.size(); ++i) args.push_back(*rest.get<Buffer>(i));
+  Rows rows{};
+  rows.lanes = dim(h, 0), rows.tokens = dim(h, 1), rows.width = dim(h, 2);
+  rows.type = kv_type(check, args[28]);
+  rows.kv_heads = dim(args[28], 1), rows.positions = dim(args[28], 2), rows.head_dim = dim(args[28], 3);
+  rows.heads = heads, rows.ffn = ffn, rows.eps = eps;
+  check.that(rows.kv_heads > 0 && heads % rows.kv_heads == 0 && rows.tokens <= rows.positions &&
+                 head_dim_known(rows.head_dim), "heads or tokens do not fit the cache");
+  check.that(is(lengths, ffi::S32, 1) && dim(lengths, 0) == rows.lanes, "lengths must be int32 [B]");
+  const int64_t angles = rows.count() * rows.head_dim / 2;
+  check.that(is(cos, ffi::F32, 3) && is(sin, ffi::F32, 3) && static_cast<int64_t>(cos.element_count()) == angles &&
+                 static_cast<int64_t>(sin.element_count()) == angles, "cos and sin must be float32 [B, T, E / 2]");
+  if (!check.ok()) return check.error();
+  std::vector<Layer> model;
+  for (size_t at = 0; at < args.size(); at += kArgsPerLayer) {
+    model.push_back(layer_of(check, std::vector<Buffer>(args.begin() + at, args.begin() + at + kArgsPerLayer), rows));
+  }
+  Arena arena(scratch->untyped_data(), scratch->size_bytes());
+  const LayerScratch work = take_layer_scratch(arena, rows, widest(model));
+  check.that(!arena.too_small(), "scratch is too small");
+  if (!check.ok()) return check.error();
+  if (rows.count() == 0) return ffi::Error::Success();
+  rows.h = static_cast<float*>(out->untyped_data());
+  std::copy_n(static_cast<const float*>(h.untyped_data()), rows.count() * rows.width, rows.h);
+  rows.lengths = static_cast<const int32_t*>(lengths.untyped_data());
+  rows.cos = static_cast<const float*>(cos.untyped_data()), rows.sin = static_cast<const float*>(sin.untyped_data());
+  const Kernels& k = kernels();
+  auto program = [&](Team& team) {
+    for (size_t i = 0; i < model.size(); ++i) run_layer(k, team, i * kStagesPerLayer, model[i], rows, work);
+  };
+  run_team(pool, helpers(pool, true), model.size() * kStagesPerLayer, program);
+  return ffi::Error::Success();
+}
+
+}  // namespace
+}  // namespace mbjax
+
+#pragma GCC visibility push(default)
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_linear, mbjax::linear,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>()
+                                  .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_attend, mbjax::attend,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_layers, mbjax::layers,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
+                                  .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>()
+                                  .RemainingRets()
+                                  .Attr<int64_t>("ffn").Attr<int64_t>("heads").Attr<float>("eps"));
+
+// For Python: the name of the instruction set in use, and another choice of it.
+extern "C" const char* mbjax_isa() { return mbjax::kernels().name; }
+extern "C" int mbjax_select_isa(const char* name) {
+  return mbjax::select_kernels(name[0] ? name : nullptr) ? 1 : 0;
+}
+
+#pragma GCC visibility pop

@@ -1,0 +1,90 @@
+// What every instruction set provides, and the plain structs that pass between the handlers and those kernels.
+//
+// Letters: K input width padded to whole groups, R rows. A tile is 16 output channels of a weight, stored together so
+// that the 16 lanes of one vector are 16 outputs: no sums across lanes, and each row is accumulated in one fixed
+// order, whatever the number of rows.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace mbjax {
+
+constexpr int kLanes = 16;  // output channels of a tile
+constexpr int kBlock = 32;  // inputs that share one activation scale
+constexpr int kSplit = 256;  // cached positions per attention task; fixed, so results do not depend on threads
+constexpr int kFewRows = 16;  // up to here attention runs query by query, above it in blocks of queries
+
+// Activations of R rows as int8 with one scale per 32 inputs.
+struct Activations {
+  int8_t* values;   // [R, width]
+  float* scales;    // [R, width / 32]
+  int32_t* sums;    // [R, width / 32], of the int8 values
+  float* weighted;  // [R, width / 32], scale times sum
+  int64_t width;    // row stride, a multiple of 32
+};
+
+// A quantised weight [out, in] in tiles. bits 8: values int8 [tiles, K/4, 16, 4]. bits 4: two to a byte, within a
+// block of 32 inputs byte j holds inputs j (low) and j + 16 (high) [tiles, K/8, 16, 4]. scales and mins are float16
+// [tiles, groups, 16]. With mins w = scale * q + min; without, w = scale * q (8 bits) or scale * (q - 8) (4 bits).
+struct Weight {
+  const uint8_t* values;
+  const uint16_t* scales;
+  const uint16_t* mins;  // null where the weight is symmetric
+  int bits;
+  int64_t width;   // K
+  int64_t groups;
+  int64_t out;
+
+  int64_t tiles() const { return (out + kLanes - 1) / kLanes; }
+  int64_t tile_bytes() const { return kLanes * (width * bits / 8 + groups * (mins ? 4 : 2)); }
+};
+
+// Where a product goes: out[r * stride + channel] = product + bias + residual, either of which may be null.
+struct Output {
+  float* values;
+  int64_t stride;
+  const float* bias;
+  const float* residual;  // same stride
+};
+
+enum class KvType { kF32, kBf16, kInt8 };
+
+// Keys or values of one lane and one KV head: [S, E], and for int8 one float32 scale per position.
+struct KvHead {
+  const void* values;
+  const float* scales;
+  KvType type;
+};
+
+struct Kernels {
+  const char* name;
+  // Row r of x [R, n] to int8; inputs from n to act.width are zero. norm: null, or the weights of an RMS norm.
+  void (*quantize_row)(const float* x, int64_t n, const float* norm, float eps, const Activations& act, int64_t row);
+  void (*rms_norm)(const float* x, int64_t n, const float* weight, float eps, float* y);
+  void (*linear_tiles)(const Weight& w, const Activations& act, int64_t rows, int64_t first, int64_t last,
+                       const Output& out);
+  void (*silu_mul)(float* gate, const float* up, int64_t n);
+  void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
+  void (*store_kv)(const float* x, int64_t n, KvType type, void* row, float* scale);
+  // Queries [queries, E] (stride E) against positions [begin, end): writes max, sum and weighted values per query.
+  void (*attend_part)(const float* q, int64_t queries, int64_t head_dim, float scale, const KvHead& k, const KvHead& v,
+                      int64_t begin, int64_t end, float* part);
+  void (*attend_merge)(const float* parts, int64_t n_parts, int64_t part_stride, int64_t head_dim, float* out);
+  // A block of queries, query i seeing positions [0, limit[i]); work holds attend_block_floats(queries, E) floats.
+  void (*attend_block)(const float* const* q, float* const* out, const int64_t* limit, int64_t queries,
+                       int64_t head_dim, float scale, const KvHead& k, const KvHead& v, float* work);
+};
+
+constexpr int64_t kAttendPositions = 64;  // cached positions that attend_block handles at once
+constexpr int64_t attend_block_floats(int64_t queries, int64_t head_dim) {
+  return kAttendPositions * (2 * head_dim + queries) + queries * (head_dim + 4);
+}
+
+const Kernels* portable_kernels();
+const Kernels* avx2_kernels();    // null where this build or this machine has none
+const Kernels* avx512_kernels();
+const Kernels* neon_kernels();
+const Kernels& kernels();         // the best of them, unless select_kernels chose
+bool select_kernels(const char* name);
+
+}  // namespace mbjax

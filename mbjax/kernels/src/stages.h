@@ -1,0 +1,153 @@
+// The stages that the handlers are put together from. Every function is called by all members of a team.
+#pragma once
+#include <algorithm>
+
+#include "kernels.h"
+#include "team.h"
+
+namespace mbjax {
+
+// Memory that XLA lent the handler, handed out in pieces of whole cache lines.
+class Arena {
+ public:
+  Arena(void* memory, size_t bytes) : at_(static_cast<char*>(memory)), left_(bytes) {}
+  template <class T>
+  T* take(int64_t count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    if (bytes > left_) {
+      short_ = true;
+      return nullptr;
+    }
+    T* out = reinterpret_cast<T*>(at_);
+    at_ += bytes, left_ -= bytes;
+    return out;
+  }
+  bool too_small() const { return short_; }
+
+ private:
+  char* at_;
+  size_t left_;
+  bool short_ = false;
+};
+
+inline Activations take_activations(Arena& arena, int64_t rows, int64_t width) {
+  const int64_t blocks = rows * (width / kBlock);
+  Activations act;
+  act.values = arena.take<int8_t>(rows * width);
+  act.scales = arena.take<float>(blocks);
+  act.sums = arena.take<int32_t>(blocks);
+  act.weighted = arena.take<float>(blocks);
+  act.width = width;
+  return act;
+}
+
+struct Product {
+  const Weight* weight;
+  Output out;
+};
+
+// Bytes of weights per claimed chunk: small enough that both threads end together, large enough to stream.
+constexpr int64_t kChunkBytes = 12 * 1024;
+
+inline int64_t tiles_per_chunk(const Weight& w, int64_t rows) {
+  if (rows > kFewRows) return 1;
+  return std::max<int64_t>(1, kChunkBytes / w.tile_bytes());
+}
+
+inline int64_t chunks_of(const Weight& w, int64_t rows) {
+  const int64_t step = tiles_per_chunk(w, rows);
+  return (w.tiles() + step - 1) / step;
+}
+
+// Several products of the same rows in one stage.
+inline void product_stage(const Kernels& k, Team& team, int64_t at, const Activations& act, int64_t rows,
+                          const Product* products, int count) {
+  int64_t chunks = 0;
+  for (int i = 0; i < count; ++i) chunks += chunks_of(*products[i].weight, rows);
+  team.stage(at, chunks, [&](int64_t chunk) {
+    for (int i = 0; i < count; ++i) {
+      const Weight& w = *products[i].weight;
+      const int64_t step = tiles_per_chunk(w, rows), mine = chunks_of(w, rows);
+      if (chunk < mine) {
+        k.linear_tiles(w, act, rows, chunk * step, std::min(w.tiles(), (chunk + 1) * step), products[i].out);
+        return;
+      }
+      chunk -= mine;
+    }
+  });
+}
+
+// Up to here every member quantises all rows for itself: that takes less time than waiting for one another.
+constexpr int64_t kOwnRows = 4;
+
+// fn(act, row) makes the int8 rows that product stage `at + 1` reads: one's own or, for many rows, shared ones.
+template <class Fn>
+Activations prepare(Team& team, int64_t at, int64_t rows, const Activations& shared, const Fn& fn) {
+  if (rows > kOwnRows) {
+    team.stage(at, rows, [&](int64_t row) { fn(shared, row); });
+    return shared;
+  }
+  thread_local std::vector<char> memory;
+  const int64_t blocks = rows * shared.width / kBlock;
+  memory.resize(static_cast<size_t>(rows * shared.width + blocks * 12 + 4 * 64 + 64));
+  void* start = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+  Arena arena(start, memory.size() - 64);
+  const Activations own = take_activations(arena, rows, shared.width);
+  if (team.open(at + 1, 1 << 20)) for (int64_t row = 0; row < rows; ++row) fn(own, row);
+  return own;
+}
+
+// The new positions of a call, not yet rotated nor in the cache.
+struct Place {
+  float *k, *v;            // [B, T, K, E]
+  const float *cos, *sin;  // [B, T, E / 2]
+  const float *q_norm, *k_norm;  // [E] or null
+  float eps;
+};
+
+// Attention of B lanes with T queries each over a cache [B, K, S, E], into which the new positions are written first
+// where `place` says so; without it they are there already and the queries are rotated.
+struct Attention {
+  float* q;  // [B, T, H, E]
+  float* out;      // [B, T, H, E]
+  const int32_t* lengths;  // [B], positions before the T new ones
+  char* k_cache;
+  char* v_cache;
+  float* k_scales;  // [B, K, S] for int8, else null
+  float* v_scales;
+  KvType type;
+  int64_t lanes, tokens, heads, kv_heads, positions, head_dim;
+  float scale;
+  float* parts;  // scratch: attention_floats()
+  const Place* place;
+
+  int64_t per_kv() const { return heads / kv_heads; }
+  int64_t item() const { return type == KvType::kF32 ? 4 : type == KvType::kBf16 ? 2 : 1; }
+  int64_t splits() const { return (positions + kSplit - 1) / kSplit; }
+  int64_t start(int64_t lane) const {  // a length beyond the cache would read outside it
+    return std::clamp<int64_t>(lengths[lane], 0, std::max<int64_t>(0, positions - tokens));
+  }
+  KvHead head(char* cache, float* scales, int64_t lane, int64_t kv_head) const {
+    const int64_t at = (lane * kv_heads + kv_head) * positions;
+    return {cache + at * head_dim * item(), scales ? scales + at : nullptr, type};
+  }
+};
+
+constexpr int64_t kQueryTokens = 16;  // tokens per task of many-row attention
+
+inline int64_t attention_tasks(const Attention& a) {
+  return a.lanes * a.kv_heads * ((a.tokens + kQueryTokens - 1) / kQueryTokens);
+}
+
+inline int64_t attention_floats(int64_t lanes, int64_t tokens, int64_t heads, int64_t kv_heads, int64_t positions,
+                                int64_t head_dim) {
+  if (tokens <= kFewRows) return lanes * tokens * heads * ((positions + kSplit - 1) / kSplit) * (head_dim + 2);
+  const int64_t blocks = (tokens + kQueryTokens - 1) / kQueryTokens;
+  return lanes * kv_heads * blocks * attend_block_floats(kQueryTokens * (heads / kv_heads), head_dim);
+}
+
+// Stages at and at + 1. For few tokens `out` is left to merge_row: what comes next can do that where it needs the row.
+void attend_stages(const Kernels& k, Team& team, int64_t at, const Attention& a);
+void merge_row(const Kernels& k, const Attention& a, int64_t row, float* out);
+
+}  // namespace mbjax
