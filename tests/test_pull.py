@@ -220,6 +220,7 @@ def _pull_in_child(home: str, results: Any) -> None:
     results.put((pull("tiny").read_bytes() == CONTENT, fake.calls))
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")  # other tests have started JAX; these children never touch it
 def test_of_several_processes_one_fetches(home: Path) -> None:
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
