@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from mbjax.core.cache import LayerKV, append
 from mbjax.core.config import ModelConfig
-from mbjax.core.lora import LayerLora, adapted
+from mbjax.core.lora import MAP_OUTPUT, LayerLora, adapted
 from mbjax.core.ops import attend, attend_cached, linear, rms_norm, rope
 from mbjax.core.param import fan_in, ones, param, zeros
 
@@ -136,8 +136,8 @@ def _layer(
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
     body = partial(_blocks, config=config)
-    if kv is None:  # a full pass may be differentiated: keep its products, make the cheap rest again
-        body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    if kv is None:  # a full pass may be differentiated: keep what the maps give, make the cheap rest again
+        body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(MAP_OUTPUT))
     return body(params, h, positions, kv, deltas, gates, segments)
 
 
