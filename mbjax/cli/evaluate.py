@@ -22,7 +22,7 @@ def evaluate(
     raw: options.RawOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Measure exact match ({"prompt", "answer"}), accuracy (... "choices", "label") or bits per byte ({"text"})."""
+    """Measure answers ({"prompt", "answer"}), accuracy (... "choices", "label") or bits per byte ("completion", "text")."""
     from mbjax.engine.eval_file import read_items
 
     items = read_items(file)  # before the base is loaded: a wrong line is told at once

@@ -11,6 +11,7 @@ out: they are another pack's subject.
 """
 
 import argparse
+import itertools
 import random
 import re
 from collections import defaultdict
@@ -19,7 +20,7 @@ from typing import Any
 
 from build_data import run_builder
 from legal_sources import package_data
-from near_duplicates import NEAR, nearest_cosine
+from near_duplicates import NEAR, first_of_group
 from split_files import Line
 
 from mbjax.errors import InputError
@@ -58,7 +59,7 @@ def read_pairs(root: Path, languages: tuple[str, ...] = LANGUAGES) -> list[Pair]
 def _pairs(turns: list[str], language: str, topic: str) -> list[Pair]:
     spoken = [(language, turns[0], reply) for reply in turns[1:]]
     if topic not in ALTERNATIVES:
-        spoken = [(language, said, reply) for said, reply in zip(turns, turns[1:], strict=False)]
+        spoken = [(language, said, reply) for said, reply in itertools.pairwise(turns)]
     return [pair for pair in spoken if pair[1] and pair[2] and len(pair[2]) <= LONGEST]
 
 
@@ -82,15 +83,10 @@ def groups(pairs: list[Pair]) -> dict[str, list[list[Pair]]]:
 
 def _merged(own: dict[str, list[Pair]]) -> list[list[Pair]]:
     """Joins every utterance to the first earlier one that it nearly repeats."""
-    merged: list[tuple[str, list[Pair]]] = []
-    for said, pairs in own.items():
-        near = nearest_cosine([name for name, _ in merged], [said], corpus=list(own)) if merged else []
-        best = max(range(len(near)), key=lambda i: near[i], default=None)
-        if best is not None and near[best] >= NEAR:
-            merged[best][1].extend(pairs)
-        else:
-            merged.append((said, list(pairs)))
-    return [pairs for _, pairs in merged]
+    merged: dict[int, list[Pair]] = defaultdict(list)
+    for first, pairs in zip(first_of_group(list(own)), own.values(), strict=True):
+        merged[first].extend(pairs)
+    return list(merged.values())
 
 
 def as_typed(text: str, rng: random.Random) -> str:
@@ -109,7 +105,9 @@ def choices(test: list[Pair], rng: random.Random) -> list[dict[str, Any]]:
         others = sorted({r for lang, _, r in test if lang == language and r.lower() not in own})
         wrong = rng.sample(others, CHOICES - 1)
         label = rng.randrange(CHOICES)
-        lines.append({"prompt": said, "choices": [*wrong[:label], reply, *wrong[label:]], "label": label, "task": language})
+        lines.append(
+            {"prompt": said, "choices": [*wrong[:label], reply, *wrong[label:]], "label": label, "task": language}
+        )
     return lines
 
 

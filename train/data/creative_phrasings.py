@@ -4,7 +4,7 @@ SEEN: dict[str, tuple[str, ...]] = {
     "definition": (
         "Define {word} in the manner of the Devil's Dictionary.",
         "Give a cynical definition of {word}.",
-        "Write a satirical dictionary entry for \"{word}\".",
+        'Write a satirical dictionary entry for "{word}".',
         "How would Ambrose Bierce define {word}?",
         "{word}: a witty definition, please.",
         "Write an ironic definition of the word {word}.",

@@ -10,7 +10,9 @@ from mbjax.errors import InputError
 
 _DIGITS = {c: i for i, c in enumerate(string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/")}
 _COLOUR = re.compile(r"\x1b\[\d*m")
-_POEM = re.compile(r"\A(?:题目:)?《(?P<title>.+?)》(?P<rest>[^\n]*)\n作者[:：](?P<author>[^\n（(]+)[^\n]*\n(?P<text>.*)\Z", re.DOTALL)
+_POEM = re.compile(
+    r"\A(?:题目:)?《(?P<title>.+?)》(?P<rest>[^\n]*)\n作者[:：](?P<author>[^\n（(]+)[^\n]*\n(?P<text>.*)\Z", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,9 @@ def read_dictionary(dictd: Path) -> list[Entry]:
         index = (dictd / "devil.index").read_text(encoding="utf-8")
         data = gzip.decompress((dictd / "devil.dict.dz").read_bytes())  # dictzip is gzip with an index of its own
     except OSError as error:
-        raise InputError(f"{dictd}: holds no Devil's Dictionary ({error.strerror}); install the package dict-devil") from error
+        raise InputError(
+            f"{dictd}: holds no Devil's Dictionary ({error.strerror}); install the package dict-devil"
+        ) from error
     found = {}
     for line in index.splitlines():
         word, offset, length = line.split("\t")

@@ -16,7 +16,7 @@ def equations(worked: str) -> list[tuple[str, str]]:
     """
     found = []
     for line in worked.split("\n"):
-        tokens = [_OPERATORS.get(token, token) for token in _TOKEN.findall(_PER.sub(" ", line))]
+        tokens = [str(_OPERATORS.get(token, token)) for token in _TOKEN.findall(_PER.sub(" ", line))]
         for at, token in enumerate(tokens):
             if token == "=" and 0 < at < len(tokens) - 1:
                 equation = _longest(tokens[:at], tokens[at + 1])

@@ -129,7 +129,9 @@ def article_choices(articles: list[Article], titles: list[str], rng: random.Rand
         line = _line("article", rng, article.title, f"article {article.number}", new=i < len(articles) / 2,
                      text=cut(article.text, 0))  # fmt: skip
         choices = [*wrong[:label], article.title, *wrong[label:]]
-        lines.append({**line, "choices": choices, "label": label, "phrasing": "new" if i < len(articles) / 2 else "seen"})
+        lines.append(
+            {**line, "choices": choices, "label": label, "phrasing": "new" if i < len(articles) / 2 else "seen"}
+        )
         del lines[-1]["answer"]
     return lines
 
@@ -164,7 +166,9 @@ def build(
             "licences": len(test),
             "near_duplicates_dropped": near,
             "articles": len(asked),
-            "classes": {label: sum(line["answer"] == label for line in test) for label in sorted(set(CLASSES.values()))},
+            "classes": {
+                label: sum(line["answer"] == label for line in test) for label in sorted(set(CLASSES.values()))
+            },
         },
         "tests": {"test.jsonl": "exact match of the class", "test_article.jsonl": "title among 4 by log-likelihood"},
     }

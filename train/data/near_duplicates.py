@@ -31,3 +31,13 @@ def nearest_cosine(
             block[local, start + local] = 0.0
         best[start : start + block.shape[0]] = block.max(axis=1)
     return best
+
+
+def first_of_group(texts: list[str]) -> list[int]:
+    """For each text the index of the first text that it nearly repeats, by the groups' first texts; its own if none."""
+    vectors = TfidfVectorizer(analyzer="char", ngram_range=(3, 5)).fit_transform(texts)
+    near = (scipy.sparse.csr_matrix(vectors @ vectors.T) >= NEAR).tolil().rows
+    first: list[int] = []
+    for i, row in enumerate(near):
+        first.append(next((j for j in row if j < i and first[j] == j), i))
+    return first

@@ -185,9 +185,7 @@ FAMILIES: dict[str, Family] = {
     "lcm": Family({"max_value": 50}, _two_numbers, _lcm),
     "leg_counting": Family({"min_animals": 2, "max_animals": 4, "max_instances": 12}, _animals, _legs),
     "count_bits": Family({"max_n": 1023}, lambda e: {"n": str(e["metadata"]["number"])}, _bits),
-    "number_sequence": Family(
-        {"max_complexity": 1}, lambda e: {"s": e["question"].removesuffix(", ?")}, _sequence
-    ),
+    "number_sequence": Family({"max_complexity": 1}, lambda e: {"s": e["question"].removesuffix(", ?")}, _sequence),
     "letter_counting": Family(
         {"min_words": 3, "max_words": 7},
         lambda e: {"letter": e["metadata"]["target_letter"], "text": " ".join(e["metadata"]["span"])},

@@ -75,8 +75,8 @@ SEEN: dict[str, tuple[str, ...]] = {
     ),
     "leg_counting": (
         "How many legs are there in total if you have {animals}?",
-        "Your task is to count how many legs there are in total when given a list of animals.\n\nNow, how many legs are"
-        " there in total if you have {animals}?",
+        "Your task is to count how many legs there are when given a list of animals.\n\nNow, how many legs do you count"
+        + " if you have {animals}?",
         "Count the legs: {animals}",
         "How many legs do {animals} have altogether?",
         "In a field there are {animals}. How many legs is that?",
