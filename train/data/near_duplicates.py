@@ -35,9 +35,9 @@ def nearest_cosine(
 
 def first_of_group(texts: list[str]) -> list[int]:
     """For each text the index of the first text that it nearly repeats, by the groups' first texts; its own if none."""
-    vectors = TfidfVectorizer(analyzer="char", ngram_range=(3, 5)).fit_transform(texts)
-    near = (scipy.sparse.csr_matrix(vectors @ vectors.T) >= NEAR).tolil().rows
+    vectors = scipy.sparse.csr_matrix(TfidfVectorizer(analyzer="char", ngram_range=(3, 5)).fit_transform(texts))
     first: list[int] = []
-    for i, row in enumerate(near):
-        first.append(next((j for j in row if j < i and first[j] == j), i))
+    for i in range(len(texts)):
+        near = np.flatnonzero((vectors[i] @ vectors[:i].T).toarray()[0] >= NEAR) if i else ()
+        first.append(next((int(j) for j in near if first[j] == j), i))
     return first
