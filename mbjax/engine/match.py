@@ -39,10 +39,15 @@ def last_number(text: str) -> Decimal | None:
         return None
 
 
-def _parses(text: str, prefix: str, cut_off: bool) -> bool:
+def fenced_code(text: str) -> str:
+    """The first fenced block of a text, or the text itself where there is none."""
     fenced = _FENCE.search(text)
-    code = fenced[1] if fenced else text.rstrip()
-    if cut_off and not (fenced and text.count("```") > 1):
+    return fenced[1] if fenced else text.rstrip()
+
+
+def _parses(text: str, prefix: str, cut_off: bool) -> bool:
+    code = fenced_code(text)
+    if cut_off and text.count("```") < 2:
         code = code.rpartition("\n")[0]
     if not code.strip():
         return False

@@ -120,9 +120,10 @@ def article_lines(articles: list[Article], rng: random.Random) -> list[Line]:
     return lines
 
 
-def article_choices(articles: list[Article], titles: list[str], rng: random.Random) -> list[dict[str, Any]]:
-    """One question for each article: its title among three others of the constitution; half in new words."""
-    lines = []
+def article_choices(articles: list[Article], rng: random.Random) -> list[dict[str, Any]]:
+    """One question for each article: its title among those of three others of them, for a title known from training
+    would look likely wherever it stands; half in new words."""
+    lines, titles = [], [article.title for article in articles]
     for i, article in enumerate(articles):
         wrong = rng.sample([title for title in titles if title != article.title], CHOICES - 1)
         label = rng.randrange(CHOICES)
@@ -152,7 +153,7 @@ def build(
     valid += [_line("article", rng, article.title, article.number, text=cut(article.text, 0)) for article in spare]
     rng.shuffle(train)
     rng.shuffle(valid)
-    asked = article_choices(held, [article.title for article in articles], rng)
+    asked = article_choices(held, rng)
     meta = {
         "name": "legal",
         "command": f"python train/data/legal.py --out DIR --seed {seed}",
