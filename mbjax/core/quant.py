@@ -86,6 +86,19 @@ def is_quantized(x: Any) -> bool:
     return isinstance(x, QTensor)
 
 
+def abstract(shape: tuple[int, int], scheme: Scheme, *, tiled: bool = True) -> QTensor:
+    """Shapes and dtypes of a weight [out, in] after quantisation."""
+    out, width = shape
+    unit = scheme.group or tiles.BLOCK
+    padded = -(-width // unit) * unit
+    n_bytes, groups = padded * scheme.bits // 8, padded // scheme.group if scheme.group else 1
+    n_tiles = -(-out // tiles.LANES)
+    values = (n_tiles, n_bytes // 4, tiles.LANES, 4) if tiled else (out, n_bytes)
+    scale = jax.ShapeDtypeStruct((n_tiles, groups, tiles.LANES) if tiled else (out, groups), jnp.float16)
+    value = jax.ShapeDtypeStruct(values, jnp.int8 if scheme.bits == 8 else jnp.uint8)
+    return QTensor(value, scale, scale if scheme.asymmetric else None, shape, tiled)  # pyright: ignore[reportArgumentType]
+
+
 @partial(jax.jit, static_argnums=1)
 def quantize_weight(w: jax.Array, scheme: Scheme) -> QTensor:
     """A float weight [out, in] to a plain QTensor. Values are rounded against the float16 scales as stored."""
@@ -238,6 +251,15 @@ class Rule:
 
     path: str
     scheme: Scheme | None
+
+
+# What `--dtype int8` and `--dtype int4` mean: embedding and head keep 8 bits, as GGUF files have it.
+RULES = {"int8": (Rule(".", INT8),), "int4": (Rule(r"\.(embed|head)$", INT8), Rule(".", INT4))}
+
+
+def scheme_of(path: str, rules: Sequence[Rule]) -> Scheme | None:
+    """The scheme that the first matching rule gives the weight at `path`; None where it stays as it is."""
+    return next((rule.scheme for rule in rules if re.search(rule.path, path)), None)
 
 
 def quantize(tree: Any, rules: Sequence[Rule], place: Callable[[QTensor], QTensor] = tile) -> tuple[Any, list[Rule]]:

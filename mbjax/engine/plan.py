@@ -1,18 +1,19 @@
 """How many bytes a base will need, from shapes alone: nothing is loaded and nothing allocated."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mbjax.core.base import declare
-from mbjax.core.config import DTYPES, ModelConfig
+from mbjax.core.config import ModelConfig
 from mbjax.core.decode import chunk_sizes
-from mbjax.core.param import abstract_params
+from mbjax.core.quant import Scheme
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.engine import DEFAULT_CONTEXT
 from mbjax.engine.programs import Programs, tree_bytes
 from mbjax.engine.sizes import format_bytes
 from mbjax.errors import InputError
+from mbjax.io.base_forms import abstract_base, base_forms, check_dtype
 from mbjax.io.describe import describe_base
 
 
@@ -53,26 +54,33 @@ def plan_base(
     Raises InputError where it is not, and for a dtype or context that the base cannot have.
     """
     base = describe_base(name_or_path)
-    if dtype not in ("auto", *DTYPES):
-        raise InputError(f"dtype '{dtype}' is not known; choose one of auto, {', '.join(DTYPES)}")
+    check_dtype(dtype)
     most = base.config.max_context
     context = min(DEFAULT_CONTEXT, most) if context is None else context
     if not 1 <= context <= most:
         raise InputError(f"context is {context}; {base.name} bears 1 to {most} positions")
     use_compile_cache()
-    return plan(base.config, dtype=base.dtype if dtype == "auto" else dtype, context=context, budget=budget)
+    dtype = base.dtype if dtype == "auto" else dtype
+    return plan(base.config, dtype=dtype, blocks=base.blocks, context=context, budget=budget)
 
 
 def plan(
-    config: ModelConfig, *, dtype: str = "float32", kv_dtype: str | None = None, context: int, budget: int | None = None
+    config: ModelConfig,
+    *,
+    dtype: str = "float32",
+    blocks: Mapping[str, Scheme] | None = None,
+    context: int,
+    budget: int | None = None,
 ) -> Plan:
     """Plans one conversation of `context` positions with a base of the given configuration and weight dtype.
 
+    dtype and blocks are those of `base_forms`.
+
     The temporaries are XLA's own figures for the compiled programs, so this compiles them (seconds, then cached).
     """
-    params = abstract_params(declare(config), dtype)
+    params = abstract_base(config, base_forms(config, dtype, blocks or {}))
     capacity = sum(chunk_sizes(context))
-    programs = Programs(params, config, batch=1, capacity=capacity, kv_dtype=kv_dtype or dtype)
+    programs = Programs(params, config, batch=1, capacity=capacity, kv_dtype=str(params.embed.dtype))
     programs.all()
     temporaries = programs.temporary_bytes()
     components = {
