@@ -67,6 +67,7 @@ def test_reading_compiles_nothing(tmp_path: Path) -> None:
     assert compiled == []
     jax.jit(lambda x: x * 5.5)(jnp.ones(3))
     assert compiled  # the listener does hear a compilation
+    jax.monitoring.clear_event_listeners()
 
 
 def test_an_update_keeps_the_stored_bits(tmp_path: Path) -> None:
