@@ -12,7 +12,8 @@ from tiny_bases import CONFIG, hf_config, random_weights, write_gguf, write_hf, 
 
 from mbjax.core.base import declare
 from mbjax.core.param import mismatches
-from mbjax.core.quant import RULES, dequantize, quantize
+from mbjax.core.quant import dequantize
+from mbjax.core.quantize import RULES, quantize
 from mbjax.engine.programs import shapes_of
 from mbjax.errors import InputError, MbjaxError
 from mbjax.io.base_forms import abstract_base, base_forms

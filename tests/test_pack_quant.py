@@ -14,7 +14,8 @@ from mbjax.core.config import ModelConfig
 from mbjax.core.lora import declare_lora
 from mbjax.core.pack import Pack
 from mbjax.core.param import abstract_params
-from mbjax.core.quant import QTensor, dequantize, is_quantized, quantize_weight
+from mbjax.core.quant import QTensor, dequantize, is_quantized
+from mbjax.core.quantize import quantize_weight
 from mbjax.errors import FailureError, InputError
 from mbjax.io.pack_check import verify_pack
 from mbjax.io.pack_dir import read_pack, update_pack, write_pack

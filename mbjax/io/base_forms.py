@@ -13,7 +13,8 @@ import numpy as np
 from mbjax.core.base import Base, declare
 from mbjax.core.config import DTYPES, ModelConfig
 from mbjax.core.param import Param, is_param
-from mbjax.core.quant import GROUPS, RULES, QTensor, Scheme, abstract, scheme_of
+from mbjax.core.quant import GROUPS, QTensor, Scheme, abstract
+from mbjax.core.quantize import RULES, scheme_of
 from mbjax.errors import InputError
 from mbjax.io.names import base_tree, hf_name, hf_params
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbjax.core.config import DTYPES, ModelConfig
-from mbjax.core.quant import QTensor, Scheme, quantize_weight, tile
+from mbjax.core.quant import QTensor, Scheme, tile
+from mbjax.core.quantize import quantize_weight
 from mbjax.errors import InputError
 from mbjax.io.base_forms import BLOCKS, Form, base_forms, file_specs, found_forms, named_parts
 from mbjax.io.digest import BaseDigest

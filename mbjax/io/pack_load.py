@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from mbjax.core.expert import expert_config
 from mbjax.core.pack import Pack
-from mbjax.core.quant import INT4, INT8, QTensor, Rule, quantize, tile, untile
+from mbjax.core.quant import INT4, INT8, QTensor, tile, untile
+from mbjax.core.quantize import Rule, quantize
 from mbjax.io.base_forms import check_dtype
 from mbjax.io.pack_dir import RouteKey, StoredPack, read_pack
 from mbjax.io.pack_manifest import BaseBinding, Manifest

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from mbjax.core.quant import INT4, INT8, QTensor, Scheme, abstract, quantize_weight
+from mbjax.core.quant import INT4, INT8, QTensor, Scheme, abstract
+from mbjax.core.quantize import quantize_weight
 from mbjax.io.base_forms import Specs, named_parts
 
 SCHEMES: dict[str, Scheme] = {"int8": INT8, "int4": INT4}  # of every quantisation but `none`

@@ -25,9 +25,9 @@ def dequantize(values: jax.Array, scales: jax.Array, mins: jax.Array | None) -> 
     return w.reshape(out, -1)
 
 
-def quantize_activations(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x [R, K], K a multiple of 32, to int8 [R, K] and float32 scales [R, K / 32]; zero blocks have scale 0."""
-    blocks = x.reshape(x.shape[0], -1, tiles.BLOCK)
+def quantize_activations(x: jax.Array, group: int = tiles.BLOCK) -> tuple[jax.Array, jax.Array]:
+    """x [R, K], K a multiple of group, to int8 [R, K] and float32 scales [R, K / group]; zero groups have scale 0."""
+    blocks = x.reshape(x.shape[0], x.shape[1] // group, group)
     largest = jnp.abs(blocks).max(-1, keepdims=True)
     q = jnp.round(blocks * jnp.where(largest > 0, 127.0 / largest, 0.0))
     return q.astype(jnp.int8).reshape(x.shape), (largest / 127.0)[..., 0]
