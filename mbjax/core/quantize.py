@@ -134,7 +134,7 @@ def scheme_of(path: str, rules: Sequence[Rule]) -> Scheme | None:
     return next((rule.scheme for rule in rules if re.search(rule.path, path)), None)
 
 
-def quantize(tree: Any, rules: Sequence[Rule], place: Callable[[QTensor], QTensor] = tile) -> tuple[Any, list[Rule]]:
+def quantize(tree: Any, rules: Sequence[Rule], place: Callable[[QTensor], Any] = tile) -> tuple[Any, list[Rule]]:
     """The tree with its weights quantised by the first rule that matches each path; and the rules that matched nothing.
 
     Only matrices are quantised: norms and biases stay as they are, and so does what is quantised already. Paths are
@@ -154,7 +154,7 @@ def quantize(tree: Any, rules: Sequence[Rule], place: Callable[[QTensor], QTenso
     return out, [rules[i] for i in sorted(unused)]
 
 
-def _quantize_leaf(name: str, leaf: Any, scheme: Scheme | None, place: Callable[[QTensor], QTensor]) -> Any:
+def _quantize_leaf(name: str, leaf: Any, scheme: Scheme | None, place: Callable[[QTensor], Any]) -> Any:
     if scheme is None or is_quantized(leaf) or leaf.ndim != 2:
         return leaf
     q = quantize_weight(leaf, scheme)
