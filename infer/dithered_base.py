@@ -1,6 +1,8 @@
 """The default base with its weights shaken off their grid, in float32, and llama.cpp's own quantisations of it."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,10 +42,19 @@ def quantise_by_llamacpp(source: Path, out: Path, kind: str) -> None:
     """llama.cpp's quantisation of a float GGUF; kind as in its `LLAMA_FTYPE_MOSTLY_` names."""
     import llama_cpp
 
+    llama_cpp.llama_log_set(_silent(), None)
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype, settings.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}"), 2
     if llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), settings):  # pyright: ignore[reportArgumentType]
         raise RuntimeError(f"llama.cpp could not quantise {source} to {kind}")
+
+
+@functools.cache
+def _silent() -> Any:
+    """A log callback that says nothing, kept alive: llama.cpp prints a line per tensor."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 def read_float_base(path: Path) -> Base:
