@@ -1,5 +1,6 @@
 """The default base with its weights shaken off their grid, in float32, and llama.cpp's own quantisations of it."""
 
+import ctypes
 import functools
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def quantise_by_llamacpp(source: Path, out: Path, kind: str) -> None:
     """llama.cpp's quantisation of a float GGUF; kind as in its `LLAMA_FTYPE_MOSTLY_` names."""
     import llama_cpp
 
-    llama_cpp.llama_log_set(_silent(), None)
+    llama_cpp.llama_log_set(_silent(), ctypes.c_void_p())
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype, settings.nthread = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}"), 2
     if llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), settings):  # pyright: ignore[reportArgumentType]
