@@ -80,7 +80,7 @@ def dithered_variants(params: Base, folder: Path) -> Iterator[Variant]:
         rules = (Rule(r"\.(embed|head)$", INT8), Rule(".", scheme))
         yield _variant(params, f"{kind} of {scheme.group}", rules, dequantize)
     yield _variant(params, "int4 of 32, int8 activations of 32", RULES["int4"], tile)
-    for kind in ("Q4_1", "Q4_0", "Q8_0"):
+    for kind in ("Q4_1", "Q4_0"):
         file = folder / f"{kind}.gguf"
         quantise_by_llamacpp(folder / "dithered.gguf", file, kind)
         yield f"llama.cpp {kind}", file.stat().st_size * 8 / _n_weights(params), lambda file=file: read_float_base(file)

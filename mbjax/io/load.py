@@ -1,6 +1,7 @@
 """`load_base`: a name, a directory or a file becomes parameters, configuration and tokenizer."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from mbjax.errors import InputError
 from mbjax.io.base_forms import base_leaves, check_dtype
 from mbjax.io.converted import converted
 from mbjax.io.names import base_tree
-from mbjax.io.safetensors_file import map_tensors
+from mbjax.io.safetensors_file import open_tensors
 
 if TYPE_CHECKING:
     from mbjax.io.tokenizer import Tokenizer
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedBase:
-    """A base ready to compute with. `digest` is that of its source weights, whatever dtype `params` have."""
+    """A base ready to compute with. `digest` is that of its source weights, whatever dtype `params` have.
+
+    `release` hands back the memory of those pages of the file that were read so far: whoever copies `params` into a
+    form of its own calls it as it goes along, so that there are never two full copies.
+    """
 
     params: Base
     config: ModelConfig
@@ -29,6 +34,7 @@ class LoadedBase:
     digest: str
     name: str
     source: Path
+    release: Callable[[], None] = lambda: None
 
     @property
     def tokenizer_digest(self) -> str:
@@ -54,9 +60,10 @@ def load_base(name_or_path: str | Path, dtype: str = "auto") -> LoadedBase:
     check_dtype(dtype)
     name, source = _resolved(name_or_path)
     entry = converted(source, dtype)
-    leaves = base_leaves(entry.config, map_tensors(entry.weights, populate=True))
+    mapped = open_tensors(entry.weights, populate=True)
+    leaves = base_leaves(entry.config, mapped.tensors)
     params = base_tree(entry.config, {name: _placed(leaf) for name, leaf in leaves.items()})
-    return LoadedBase(params, entry.config, entry.tokenizer, entry.digest, name, source)
+    return LoadedBase(params, entry.config, entry.tokenizer, entry.digest, name, source, mapped.release)
 
 
 def _placed(leaf: Any) -> Any:
