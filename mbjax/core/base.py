@@ -10,10 +10,11 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from mbjax.core import fused
 from mbjax.core.cache import LayerKV, append
 from mbjax.core.config import ModelConfig
 from mbjax.core.lora import LayerLora, adapted
-from mbjax.core.ops import attend, attend_cached, linear, rms_norm, rope
+from mbjax.core.ops import attend, attend_cached, linear, lookup, rms_norm, rope
 from mbjax.core.param import fan_in, ones, param, zeros
 
 Deltas = tuple[LayerLora | None, ...]  # one layer's low-rank parts, one entry per pack
@@ -114,6 +115,8 @@ def run_layers(
     kvs are the layers' caches (None: a full pass, nothing cached); deltas are per layer the packs' low-rank parts,
     weighed by gates float32 [B, T, P]; segments int32 [B, T] part packed rows of a full pass, see `ops.Rows`.
     """
+    if kvs is not None and fused.takes(layers, deltas):
+        return fused.run(layers, h, positions, kvs, config)
     if gates is None:
         gates = jnp.zeros((*h.shape[:2], 0), jnp.float32)
     new_kvs = []
@@ -196,7 +199,7 @@ def _heads(x: jax.Array, n_heads: int) -> jax.Array:
 
 def embed(params: Base, tokens: jax.Array) -> jax.Array:
     """tokens int32 [B, T] -> h [B, T, D]."""
-    return jnp.take(params.embed, tokens, axis=0)
+    return lookup(params.embed, tokens)
 
 
 def head(params: Base, h: jax.Array, *, config: ModelConfig) -> jax.Array:

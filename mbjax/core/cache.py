@@ -5,14 +5,19 @@ import jax
 import jax.numpy as jnp
 
 from mbjax.core.config import ModelConfig
+from mbjax.kernels.twins import quantize_kv
+
+KV_DTYPES = ("float32", "bfloat16", "int8")
 
 
 @flax.struct.dataclass
 class LayerKV:
-    """Keys (rotated) and values of one layer."""
+    """Keys (rotated) and values of one layer; int8 ones have a scale for each position and head."""
 
     k: jax.Array  # [B, K, S, E]
     v: jax.Array  # [B, K, S, E]
+    k_scales: jax.Array | None = None  # float32 [B, K, S]
+    v_scales: jax.Array | None = None
 
 
 @flax.struct.dataclass
@@ -36,20 +41,22 @@ def init_cache(
     dtype: str = "float32",
     experts: tuple[ModelConfig | None, ...] = (),
 ) -> Cache:
-    """An empty cache for `batch` lanes of at most `capacity` positions.
+    """An empty cache for `batch` lanes of at most `capacity` positions; `dtype` is one of KV_DTYPES.
 
     `experts` is the shape of each pack's expert, None for a pack without one; where there is any, tap states are kept.
     """
 
     def layers(shape_of: ModelConfig) -> tuple[LayerKV, ...]:
         shape = (batch, shape_of.n_kv_heads, capacity, shape_of.head_dim)
-        return tuple(LayerKV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(shape_of.n_layers))
+        return tuple(_empty(shape, dtype) for _ in range(shape_of.n_layers))
+
+    tap_dtype = "bfloat16" if dtype == "int8" else dtype
 
     return Cache(
         layers=layers(config),
         length=jnp.zeros((batch,), jnp.int32),
         experts=tuple(None if expert is None else layers(expert) for expert in experts),
-        tap=jnp.zeros((batch, capacity, config.d_model), dtype) if any(experts) else None,
+        tap=jnp.zeros((batch, capacity, config.d_model), tap_dtype) if any(experts) else None,
     )
 
 
@@ -60,5 +67,23 @@ def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array) -> LayerKV
         return jax.lax.dynamic_update_slice_in_dim(lane, new, at, axis=1)
 
     place = jax.vmap(write)
-    k_new, v_new = (x.swapaxes(1, 2).astype(kv.k.dtype) for x in (k, v))
-    return LayerKV(place(kv.k, k_new, start), place(kv.v, v_new, start))
+    k_new, v_new = (x.swapaxes(1, 2) for x in (k, v))
+    if kv.k_scales is None or kv.v_scales is None:
+        return LayerKV(place(kv.k, k_new.astype(kv.k.dtype), start), place(kv.v, v_new.astype(kv.v.dtype), start))
+    (k_new, k_scales), (v_new, v_scales) = (quantize_kv(x.astype(jnp.float32)) for x in (k_new, v_new))
+    return LayerKV(
+        place(kv.k, k_new, start),
+        place(kv.v, v_new, start),
+        place(kv.k_scales, k_scales, start),
+        place(kv.v_scales, v_scales, start),
+    )
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> LayerKV:
+    def zeros() -> jax.Array:
+        return jnp.zeros(shape, dtype)
+
+    def scales() -> jax.Array | None:
+        return jnp.zeros(shape[:-1], jnp.float32) if dtype == "int8" else None
+
+    return LayerKV(zeros(), zeros(), scales(), scales())

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from mbjax.core.base import Base
-from mbjax.core.cache import init_cache
+from mbjax.core.cache import KV_DTYPES, init_cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.decode import BUCKETS, choose, decode, prefill
 from mbjax.core.pack import Mix, Pack
+from mbjax.core.quant import is_quantized
 from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.errors import InputError
 
 
 def shapes_of(tree: Any) -> Any:
@@ -22,6 +24,18 @@ def shapes_of(tree: Any) -> Any:
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays (or abstract arrays) of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def kv_dtype_of(params: Base, asked: str = "auto") -> str:
+    """The dtype of keys and values: the one asked for, else that of the weights, bfloat16 for quantised ones.
+
+    Raises InputError for one that is not known.
+    """
+    if asked not in ("auto", *KV_DTYPES):
+        raise InputError(f"kv_dtype is '{asked}'; choose one of auto, {', '.join(KV_DTYPES)}")
+    if asked != "auto":
+        return asked
+    return "bfloat16" if is_quantized(params.embed) else str(params.embed.dtype)
 
 
 class Programs:
