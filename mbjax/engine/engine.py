@@ -9,6 +9,7 @@ import numpy as np
 
 from mbjax.core.cache import Cache
 from mbjax.core.decode import chunk_sizes
+from mbjax.core.fused import bundled
 from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling
 from mbjax.engine.compile_cache import use_compile_cache
@@ -51,8 +52,9 @@ class Engine:
     ) -> None:
         if not 1 <= context <= base.config.max_context:
             raise InputError(f"context is {context}; {base.name} bears 1 to {base.config.max_context} positions")
-        self.base, self.context, self.kv_dtype = base, context, kv_dtype_of(base.params, kv_dtype)
-        self.packs = PackSlots(base, packs, force_base=force_base)
+        self.base = dataclasses.replace(base, params=bundled(base.params, base.config))
+        self.context, self.kv_dtype = context, kv_dtype_of(base.params, kv_dtype)
+        self.packs = PackSlots(self.base, packs, force_base=force_base)
         self._programs: dict[int, Programs] = {}
         self._free: dict[Programs, Cache] = {}
 
@@ -128,7 +130,7 @@ class Engine:
             self._programs[n_packs] = Programs(
                 self.base.params,
                 self.base.config,
-                (self.packs.layout.pack_shapes(),) * n_packs,
+                (self.packs.slot_shapes(),) * n_packs,
                 batch=1,
                 capacity=capacity,
                 kv_dtype=self.kv_dtype,

@@ -10,9 +10,11 @@ from mbjax.core.base import Base
 from mbjax.core.cache import KV_DTYPES, init_cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.decode import BUCKETS, choose, decode, prefill
+from mbjax.core.fused import Bundle
 from mbjax.core.pack import Mix, Pack
 from mbjax.core.quant import is_quantized
 from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.core.slots import Slot
 from mbjax.errors import InputError
 
 
@@ -49,7 +51,7 @@ class Programs:
         self,
         params: Base,
         config: ModelConfig,
-        packs: tuple[Pack, ...] = (),
+        packs: tuple[Pack | Slot, ...] = (),
         *,
         batch: int,
         capacity: int,
@@ -58,8 +60,9 @@ class Programs:
         self.config, self.batch, self.capacity, self.kv_dtype = config, batch, capacity, kv_dtype
         self._params = shapes_of(params)
         self._mix = Mix(shapes_of(packs), _floats(batch, len(packs)))
-        experts = tuple(pack.expert.config if pack.expert is not None else None for pack in packs)
-        self.new_cache = partial(init_cache, config, batch, capacity, kv_dtype, experts)
+        experts = tuple(_expert_config(pack) for pack in packs)
+        stacked = isinstance(params.layers, Bundle)
+        self.new_cache = partial(init_cache, config, batch, capacity, kv_dtype, experts, stacked)
         self._cache = jax.eval_shape(self.new_cache)
         self._lanes = jax.eval_shape(lambda: lanes_of([(Sampling(), [])] * batch, config.vocab_size))
         self._ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
@@ -105,6 +108,12 @@ class Programs:
             bound.__name__ = name  # pyright: ignore[reportAttributeAccessIssue] - the name that profiles show
             self._compiled[name] = jax.jit(bound, donate_argnums=donated).lower(*args).compile()
         return self._compiled[name]
+
+
+def _expert_config(pack: Pack | Slot) -> ModelConfig | None:
+    if isinstance(pack, Slot):
+        return pack.layout.expert
+    return pack.expert.config if pack.expert is not None else None
 
 
 def _floats(*shape: int) -> Any:
