@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mbjax.core.config import ModelConfig
+from mbjax.kernels.layers import zeros
 from mbjax.kernels.twins import quantize_kv
 
 KV_DTYPES = ("float32", "bfloat16", "int8")
@@ -132,15 +133,15 @@ def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array) -> LayerKV
 
 def _stacked(n_layers: int, shape: tuple[int, ...], dtype: str) -> StackedKV:
     whole = (n_layers, 2, *shape)
-    scales = jnp.zeros(whole[:-1] if dtype == "int8" else (0,), jnp.float32)
-    return StackedKV(jnp.zeros(whole, dtype), scales, 0, n_layers)
+    scales = zeros(whole[:-1] if dtype == "int8" else (0,), "float32")
+    return StackedKV(zeros(whole, dtype), scales, 0, n_layers)
 
 
 def _empty(shape: tuple[int, ...], dtype: str) -> LayerKV:
-    def zeros() -> jax.Array:
+    def values() -> jax.Array:
         return jnp.zeros(shape, dtype)
 
     def scales() -> jax.Array | None:
         return jnp.zeros(shape[:-1], jnp.float32) if dtype == "int8" else None
 
-    return LayerKV(zeros(), zeros(), scales(), scales())
+    return LayerKV(values(), values(), scales(), scales())

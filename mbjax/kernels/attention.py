@@ -8,7 +8,7 @@ from mbjax.kernels.linear import aligned
 
 HEAD_DIMS = (16, 32, 64, 96, 128, 256)
 FEW_TOKENS = 16  # up to here a query's bits do not depend on how many there are; as in src/kernels.h
-_SPLIT, _QUERY_TOKENS, _POSITIONS = 256, 16, 64  # as in src/kernels.h and src/stages.h
+_SPLIT, _QUERY_TOKENS, _POSITIONS = 128, 16, 64  # as in src/kernels.h and src/stages.h
 
 
 def attend(

@@ -1,4 +1,9 @@
 // The handlers as XLA calls them: buffers are checked here, once, and become the plain structs of kernels.h.
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -142,6 +147,20 @@ ffi::Error attend(ffi::ThreadPool pool, Buffer q, Buffer lengths, Buffer k_cache
     team.stage(2, a.lanes * a.tokens, [&](int64_t row) { merge_row(k, a, row, a.out + row * a.heads * a.head_dim); });
   };
   run_team(pool, helpers(pool, true), 3, program);
+  return ffi::Error::Success();
+}
+
+// Zeros in huge pages, where the system has them: what XLA hands out fresh has not been touched yet.
+ffi::Error zeros(Result out) {
+  char* data = static_cast<char*>(out->untyped_data());
+  const size_t bytes = out->size_bytes();
+#if defined(__linux__)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t last = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a refusal changes nothing
+#endif
+  std::memset(data, 0, bytes);
   return ffi::Error::Success();
 }
 
@@ -352,6 +371,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_layers, mbjax::layers,
                                   .Attr<mbjax::Ints>("layout").Attr<mbjax::Ints>("low_layout")
                                   .Attr<int64_t>("first").Attr<int64_t>("heads").Attr<int64_t>("ffn")
                                   .Attr<float>("eps"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_zeros, mbjax::zeros, ffi::Ffi::Bind().Ret<ffi::AnyBuffer>());
 
 // For Python: the name of the instruction set in use, and another choice of it.
 extern "C" const char* mbjax_isa() { return mbjax::kernels().name; }

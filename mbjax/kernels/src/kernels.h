@@ -11,7 +11,7 @@ namespace mbjax {
 
 constexpr int kLanes = 16;  // output channels of a tile
 constexpr int kBlock = 32;  // inputs that share one activation scale
-constexpr int kSplit = 256;  // cached positions per attention task; fixed, so results do not depend on threads
+constexpr int kSplit = 128;  // cached positions per attention task; fixed, so results do not depend on threads
 constexpr int kFewRows = 16;  // up to here attention runs query by query, above it in blocks of queries
 
 // Activations of R rows as int8 with one scale per 32 inputs.
