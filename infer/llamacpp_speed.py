@@ -35,7 +35,7 @@ def compare_speed(path: Path, threads: int, tokens: Callable[[Engine], list[int]
     for who, run in (("mbjax", _Mbjax(engine)), ("llamacpp", _Llamacpp(llama))):
         measured[f"{who}_prefill"] = (N_PROMPT, lambda run=run: run.prefill(ids[:N_PROMPT]))
         for context in CONTEXTS:
-            clock = lambda run=run, context=context: run.decode(ids[:context], N_DECODE)  # noqa: E731
+            clock = lambda run=run, context=context: run.decode(ids[:context], N_DECODE)
             measured[f"{who}_decode_{context}"] = (N_DECODE, clock)
     seconds: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(rounds + 1):

@@ -41,7 +41,7 @@ def random_pack(config: ModelConfig, seed: int, *, expert: bool = True, rank: in
         expert=declare_expert(config, expert_config(config, 2, d_model=48, d_ff=80)) if expert else None,
         lora=declare_lora(config, rank, 2.0 * rank),
     )
-    draw = lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype))  # noqa: E731
+    draw = lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype))
     return jax.tree.map(draw, abstract_params(shape))
 
 
@@ -54,7 +54,9 @@ def experts_of(packs: tuple) -> tuple:
     return tuple(expert.config if (expert := as_pack(pack).expert) else None for pack in packs)
 
 
-def cache_for(config: ModelConfig, batch: int, packs: tuple = (), dtype: str = "float32", *, stacked: bool = True) -> Cache:
+def cache_for(
+    config: ModelConfig, batch: int, packs: tuple = (), dtype: str = "float32", *, stacked: bool = True
+) -> Cache:
     return init_cache(config, batch, 64, dtype, experts_of(packs), stacked)
 
 

@@ -6,6 +6,7 @@ border of the int8 rounding of activations, by one step of it).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -62,8 +63,11 @@ class Bundle:
         return Layer(Attention(parts["attn_norm"], **attn, **vectors), mlp)
 
 
-def bundled(params: Base, config: ModelConfig) -> Base:
-    """The base in that form, where every map of its layers is tiled and the kernels run here; else as it is."""
+def bundled(params: Base, config: ModelConfig, copied: Callable[[], None] = lambda: None) -> Base:
+    """The base in that form, where every map of its layers is tiled and the kernels run here; else as it is.
+
+    `params` may be shapes. `copied()` is called as it goes along: what was copied so far is not read again.
+    """
     if isinstance(params.layers, Bundle) or not layers.compiled_for(config.head_dim, 0):
         return params
     parts = [_parts(layer) for layer in params.layers]
@@ -74,12 +78,18 @@ def bundled(params: Base, config: ModelConfig) -> Base:
         for part in parts
     )
     places, n_bytes = bundle.place_layers(weights)
+    layout = Layout(places, tuple(w.shape for w in parts[0][: len(bundle.MAPS)]))
+    if isinstance(parts[0][0].values, jax.ShapeDtypeStruct):
+        return dataclasses.replace(params, layers=Bundle(jax.ShapeDtypeStruct((n_bytes,), jnp.uint8), layout))  # pyright: ignore[reportArgumentType]
     buffer = bundle.in_huge_pages(n_bytes)
     for place, layer in zip(places, weights, strict=True):
         bundle.fill(buffer, place, layer)
-    shapes = tuple(w.shape for w in parts[0][: len(bundle.MAPS)])
-    own = {name: _in_huge_pages(getattr(params, name)) for name in ("embed", "head")}
-    return dataclasses.replace(params, layers=Bundle(jax.device_put(buffer), Layout(places, shapes)), **own)
+        copied()
+    own = {}
+    for name in ("embed", "head"):
+        own[name] = _in_huge_pages(getattr(params, name))
+        copied()
+    return dataclasses.replace(params, layers=Bundle(jax.device_put(buffer), layout), **own)
 
 
 def takes(part: Any, kvs: Any, packs: tuple[Any, ...]) -> bool:

@@ -52,7 +52,7 @@ class Engine:
     ) -> None:
         if not 1 <= context <= base.config.max_context:
             raise InputError(f"context is {context}; {base.name} bears 1 to {base.config.max_context} positions")
-        self.base = dataclasses.replace(base, params=bundled(base.params, base.config))
+        self.base = dataclasses.replace(base, params=bundled(base.params, base.config, base.release))
         self.context, self.kv_dtype = context, kv_dtype_of(base.params, kv_dtype)
         self.packs = PackSlots(self.base, packs, force_base=force_base)
         self._programs: dict[int, Programs] = {}

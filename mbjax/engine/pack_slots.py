@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from mbjax.core.pack import Pack
 from mbjax.core.fused import Bundle
+from mbjax.core.pack import Pack
 from mbjax.core.slots import Slot, SlotLayout, from_slot, layout_for, to_slot
 from mbjax.engine.programs import tree_bytes
 from mbjax.errors import InputError

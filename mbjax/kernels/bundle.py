@@ -79,9 +79,7 @@ def place_layers(layers: tuple[LayerWeights, ...]) -> tuple[tuple[LayerPlace, ..
         for weight in layer[: len(MAPS)]:
             bits = 4 if weight.values.dtype == jnp.uint8 else 8
             width = weight.values.shape[1] * 32 // bits
-            place = MapPlace(
-                at, bits, width, weight.scales.shape[1], weight.mins is not None, weight.values.shape[0]
-            )
+            place = MapPlace(at, bits, width, weight.scales.shape[1], weight.mins is not None, weight.values.shape[0])
             maps.append(place)
             at = aligned(at + place.tiles * place.tile_bytes)
         vectors = []

@@ -77,9 +77,7 @@ def decoder_layers(
         jax.ShapeDtypeStruct(kv.shape, kv.dtype),
         jax.ShapeDtypeStruct(kv_scales.shape, kv_scales.dtype),
     )
-    call = jax.ffi.ffi_call(
-        "mbjax_layers", results, input_output_aliases={5: 2, 6: 3}, vmap_method="sequential"
-    )
+    call = jax.ffi.ffi_call("mbjax_layers", results, input_output_aliases={5: 2, 6: 3}, vmap_method="sequential")
     h, _, kv, kv_scales = call(
         *step[:4],
         weights,
@@ -105,9 +103,7 @@ def zeros(shape: tuple[int, ...], dtype: str) -> jax.Array:
     return jax.lax.platform_dependent(cpu=compiled, default=lambda: jnp.zeros(shape, dtype))
 
 
-def scratch_bytes(
-    h_shape: tuple[int, ...], kv_shape: tuple[int, ...], shape: Shape, n_packs: int
-) -> int:
+def scratch_bytes(h_shape: tuple[int, ...], kv_shape: tuple[int, ...], shape: Shape, n_packs: int) -> int:
     """What a call needs besides its arguments."""
     rows, heads = h_shape[0] * h_shape[1], shape.heads
     kv_heads, _, head_dim = kv_shape[3:]
