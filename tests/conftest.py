@@ -27,7 +27,7 @@ def smollm2():
 
     use_compile_cache()
     pull("smollm2-135m")
-    return load_base("smollm2-135m")
+    return load_base("smollm2-135m", "float32")
 
 
 @pytest.fixture

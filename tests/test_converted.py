@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
-from tiny_bases import CONFIG, random_weights, write_gguf, write_hf
+from tiny_bases import CONFIG, random_weights, write_gguf, write_hf, write_tensors
 
+from mbjax.core.quant import INT4
 from mbjax.errors import FailureError, InputError
 from mbjax.io import converted as module
 from mbjax.io.converted import converted
@@ -60,6 +62,55 @@ def test_each_dtype_has_an_entry_and_the_same_digest(home, tmp_path, conversions
     tensors = map_tensors(half.weights)
     kinds = {(array.ndim, array.dtype.name) for array in tensors.values()}
     assert kinds == {(1, "float32"), (2, "bfloat16")}
+
+
+@pytest.mark.parametrize("dtype", ["auto", "int8", "int4"])
+def test_quantised_weights_are_kept_and_not_made_twice(home, tmp_path, conversions, monkeypatch, dtype):
+    path = write_gguf(tmp_path / "x.gguf", random_weights(), matrices="Q4_1")
+    first = converted(path, dtype)
+    monkeypatch.setattr(module, "quantise", lambda *_: pytest.fail("quantised a second time"))
+    assert converted(path, dtype).directory == first.directory and conversions == [path]
+    assert first.digest == converted(path, "float32").digest
+    own = {"model.layers.0.mlp.up_proj.weight.values", "model.layers.0.mlp.up_proj.weight.scales"}
+    tensors = map_tensors(first.weights)
+    assert own < tensors.keys() and "model.layers.0.mlp.up_proj.weight" not in tensors
+    assert tensors["model.norm.weight"].dtype == np.float32
+
+
+def reshaped(entry, change):
+    """The weights of an entry written anew, a whole file, with some tensors changed."""
+    tensors = {name: np.array(array) for name, array in map_tensors(entry.weights).items()}
+    change(tensors)
+    write_tensors(entry.weights, tensors)
+    files = json.loads((entry.directory / "base.json").read_text())["files"]
+    edited(entry, "files", files | {"weights.safetensors": entry.weights.stat().st_size})
+
+
+NAME = "model.layers.0.mlp.up_proj.weight"
+CHANGES = {
+    "scales gone": lambda t: t.pop(f"{NAME}.scales"),
+    "values plain": lambda t: t.update({f"{NAME}.values": t[f"{NAME}.values"].reshape(96, -1)}),
+    "scales of another group": lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"][:, :1]}),
+    "no groups": lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"][:, :0]}),
+    "int8 with minima": lambda t: t.update({f"{NAME}.values": t[f"{NAME}.values"].view(np.int8)}),
+    "float64": lambda t: t.update({f"{NAME}.scales": t[f"{NAME}.scales"].astype(np.float64)}),
+    "norm in float16": lambda t: t.update({"model.norm.weight": t["model.norm.weight"].astype(np.float16)}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_quantised_weights_of_another_form_are_made_anew(home, tmp_path, conversions, change):
+    entry = converted(write_gguf(tmp_path / "x.gguf", random_weights(), matrices="Q4_1"), "int4")
+    whole = entry.weights.read_bytes()
+    reshaped(entry, CHANGES[change])
+    assert converted(conversions[0], "int4").weights.read_bytes() == whole and len(conversions) == 2
+
+
+def test_quantising_in_pieces_is_quantising(monkeypatch):
+    w = np.random.default_rng(0).standard_normal((100, 70)).astype(np.float32)
+    whole = module.quantise(w, INT4)
+    monkeypatch.setattr(module, "_CHUNK", 70 * 32)
+    assert jax.tree.all(jax.tree.map(np.array_equal, module.quantise(w, INT4), whole))
 
 
 def test_every_file_of_a_directory_is_in_its_key(home, tmp_path):

@@ -12,7 +12,12 @@ from tiny_bases import CONFIG, hf_config, random_weights, write_gguf, write_hf, 
 
 from mbjax.core.base import declare
 from mbjax.core.param import mismatches
+from mbjax.core.quant import dequantize
+from mbjax.core.quantize import RULES, quantize
+from mbjax.engine.programs import shapes_of
 from mbjax.errors import InputError, MbjaxError
+from mbjax.io.base_forms import abstract_base, base_forms
+from mbjax.io.describe import describe_base
 from mbjax.io.load import load_base
 from mbjax.io.source import open_source
 
@@ -66,14 +71,57 @@ def test_dtypes(home, tmp_path):
     refused(path, "dtype 'int3' is not known", "float32", dtype="int3")
 
 
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_quantised_when_loaded(home, tmp_path, dtype):
+    weights = random_weights()
+    path = write_hf(tmp_path / "hf", weights)
+    base, full = load_base(path, dtype), load_base(path)
+    assert base.digest == full.digest
+    wanted, idle = quantize(full.params, RULES[dtype])
+    assert not idle and jax.tree.structure(base.params) == jax.tree.structure(wanted)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.dtype == b.dtype and bool((a == b).all()), base.params, wanted))
+    assert base.params.embed.bits == 8 and base.params.layers[1].mlp.up.bits == int(dtype[3:])
+    assert base.params.layers[0].attn.norm.dtype == base.params.norm.dtype == np.float32
+    described = describe_base(path)
+    planned = abstract_base(base.config, base_forms(base.config, dtype, described.blocks))
+    assert shapes_of(planned) == shapes_of(base.params)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "bits"), [("Q8_0", "int8", 8), ("Q4_0", "int4", 4), ("Q4_1", "int4", 4), ("Q4_1", "auto", 4)]
+)
+def test_blocks_of_a_gguf_are_carried_over_exactly(home, tmp_path, kind, dtype, bits):
+    path = write_gguf(tmp_path / "x.gguf", random_weights(), matrices=kind)
+    base, full = load_base(path, dtype), load_base(path, "float32")
+    assert base.digest == full.digest
+    for target in ("q", "k", "v", "o"):  # q and k have their rows in another order in the file
+        carried = getattr(base.params.layers[1].attn, target)
+        assert carried.tiled and carried.bits == bits and (carried.mins is not None) == (kind == "Q4_1")
+        assert (dequantize(carried) == getattr(full.params.layers[1].attn, target)).all()
+    if dtype == "auto":
+        assert (dequantize(base.params.embed) == full.params.embed).all()
+        description = describe_base(path)
+        planned = abstract_base(base.config, base_forms(base.config, description.dtype, description.blocks))
+        assert shapes_of(planned) == shapes_of(base.params)
+
+
+def test_what_lies_beyond_float16_is_not_quantised(home, tmp_path):
+    weights = random_weights()
+    weights["model.layers.1.mlp.up_proj.weight"][3, 3] = 1e8
+    path = write_hf(tmp_path / "hf", weights)
+    refused(path, "tensor model.layers.1.mlp.up_proj.weight", "beyond float16's range", "float32", dtype="int4")
+    assert load_base(path, "float32").params.layers[1].mlp.up[3, 3] == 1e8
+
+
 @pytest.mark.skipif(sys.platform != "linux" or jax.default_backend() != "cpu", reason="reads /proc; host memory only")
 def test_weights_are_the_pages_of_the_file(home, tmp_path):
-    base = load_base(write_gguf(tmp_path / "x.gguf", random_weights()))
+    path = write_gguf(tmp_path / "x.gguf", random_weights())
+    base, quantised = load_base(path), load_base(path, "int4")
     pages = []
     for line in Path("/proc/self/maps").read_text().splitlines():
         if "weights.safetensors" in line:
             pages.append([int(end, 16) for end in line.split()[0].split("-")])
-    for leaf in jax.tree.leaves(base.params):
+    for leaf in jax.tree.leaves((base.params, quantised.params)):
         assert any(begin <= leaf.unsafe_buffer_pointer() < end for begin, end in pages)
 
 

@@ -47,7 +47,7 @@ def test_every_dtype_comes_back(tmp_path):
     for name, array in tensors.items():
         assert read[name].dtype == array.dtype and not read[name].flags.writeable
         np.testing.assert_array_equal(read[name], array)
-    assert not map_tensors(tmp_path / PATH, populate=True)["wide"].flags.writeable
+    assert not open_tensors(tmp_path / PATH, populate=True).tensors["wide"].flags.writeable
 
 
 def test_the_reference_reads_what_is_written(tmp_path):

@@ -55,8 +55,9 @@ def route_key() -> RouteKey:
     return RouteKey({"vectors": vectors, "bias": np.float32([0.25])}, 0.7, "e" * 64)
 
 
-def write_toy(path: Path, pack: Pack | None = None, **changes: object) -> Manifest:
-    return write_pack(path, pack or random_pack(), about(**changes), scores=[SCORE], card="# Toy\n", route=route_key())
+def write_toy(path: Path, pack: Pack | None = None, dtype: str = "float32", **changes: object) -> Manifest:
+    rest = {"scores": [SCORE], "card": "# Toy\n", "route": route_key()}
+    return write_pack(path, pack or random_pack(), about(**changes), dtype=dtype, **rest)  # pyright: ignore[reportArgumentType]
 
 
 def same_trees(one: object, other: object) -> bool:

@@ -18,6 +18,7 @@ def evaluate(
     packs: options.PacksOption = None,
     force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
+    kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
     raw: options.RawOption = False,
     as_json: options.JsonOption = False,
@@ -26,7 +27,7 @@ def evaluate(
     from mbjax.engine.eval_file import read_items
 
     items = read_items(file)  # before the base is loaded: a wrong line is told at once
-    engine = load_engine(base, dtype, context, packs, force_base)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
     from mbjax.engine.evaluate import evaluate as run
 
     with progress_bar("evaluating") as report:

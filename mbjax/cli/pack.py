@@ -63,18 +63,23 @@ def export(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A pack directory, or a PEFT LoRA adapter's.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The directory to write.")],
     base: options.BaseOption = DEFAULT_BASE,
-    pack_id: Annotated[str | None, typer.Option("--id", help="Of the new pack; default: OUT's name.")] = None,
+    pack_id: Annotated[
+        str | None, typer.Option("--id", help="Of the new pack; an adapter's default: OUT's name.")
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the new pack, for people.")] = None,
-    version: Annotated[str, typer.Option("--version", help="Of the new pack.")] = "1.0.0",
-    licence: Annotated[str, typer.Option("--licence", help="Of the new pack.")] = "not stated",
+    version: Annotated[str | None, typer.Option("--version", help="Of the new pack.")] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Of the new pack.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="Write a pack, with matrices in float32, bfloat16, int8 or int4.")
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Write a pack as a PEFT adapter, or a PEFT adapter as a pack for a base; SOURCE decides which."""
+    """Write a PEFT adapter as a pack for a base; a pack as a PEFT adapter or, with --dtype, as a pack in that dtype."""
     from mbjax.io.load import load_base
     from mbjax.io.pack_export import Naming, export
 
     with working("exporting"):
-        done = export(source, out, lambda: load_base(base), Naming(pack_id, name, version, licence))
+        done = export(source, out, lambda: load_base(base), Naming(pack_id, name, version, licence), dtype)
     for line in done.notes:
         note(line)
     if as_json:

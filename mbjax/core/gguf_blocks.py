@@ -7,11 +7,11 @@ Format: ggml's block_q8_0 (float16 d, 32 int8), block_q4_0 (float16 d, 16 bytes;
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax.core.quant import QTensor
+from mbjax.core.quant import QTensor, Scheme
 
 _BLOCK = 32
 _BYTES = {"Q8_0": 34, "Q4_0": 18, "Q4_1": 20}
-KINDS = tuple(_BYTES)
+SCHEMES = {"Q8_0": Scheme(8), "Q4_0": Scheme(4), "Q4_1": Scheme(4, asymmetric=True)}
 
 
 def from_blocks(kind: str, data: np.ndarray, shape: tuple[int, int]) -> QTensor:
@@ -20,7 +20,7 @@ def from_blocks(kind: str, data: np.ndarray, shape: tuple[int, int]) -> QTensor:
     Raises ValueError for another kind of block, or where bytes and shape do not agree.
     """
     if kind not in _BYTES:
-        raise ValueError(f"blocks of kind {kind} cannot be carried over; known are {', '.join(KINDS)}")
+        raise ValueError(f"blocks of kind {kind} cannot be carried over; known are {', '.join(_BYTES)}")
     out, width = shape
     blocks, rest = divmod(width, _BLOCK)
     if rest or data.size != out * blocks * _BYTES[kind]:

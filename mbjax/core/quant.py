@@ -1,20 +1,18 @@
-"""Quantised weights: values and scales as one pytree, made by rules over parameter paths.
+"""Quantised weights: values and scales as one pytree, and products with them. `core.quantize` makes them.
 
 Weights are [out, in]; groups run along `in`. Axis letters: K the input width padded to whole groups, R rows.
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from mbjax.core.int8_dot import int8_linear
 from mbjax.kernels import tiles, twins
-from mbjax.kernels.layers import Quantized
+from mbjax.kernels.bundle import Quantized
 from mbjax.kernels.linear import linear as _tiled_linear
 
 GROUPS = (32, 64, 128)
@@ -52,6 +50,9 @@ class QTensor:
     Plain (files, accelerators): values int8 [out, K] or uint8 [out, K / 2], scales float16 [out, groups], mins the
     same or None. Tiled (CPU kernels): see `kernels.tiles`. K is a multiple of the group and of 32, the padding zero;
     w = scale * q + min, or scale * q (8 bits), or scale * (q - 8) (4 bits without mins). `shape` is that of w.
+
+    `activations`, for plain 8-bit weights: products round x to int8 in groups of so many inputs, 0 for whole rows;
+    None: x as it is. Tiled weights always round it in groups of 32.
     """
 
     values: jax.Array
@@ -59,6 +60,7 @@ class QTensor:
     mins: jax.Array | None
     shape: tuple[int, int] = flax.struct.field(pytree_node=False)
     tiled: bool = flax.struct.field(pytree_node=False, default=False)
+    activations: int | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
     def bits(self) -> int:
@@ -86,63 +88,17 @@ def is_quantized(x: Any) -> bool:
     return isinstance(x, QTensor)
 
 
-@partial(jax.jit, static_argnums=1)
-def quantize_weight(w: jax.Array, scheme: Scheme) -> QTensor:
-    """A float weight [out, in] to a plain QTensor. Values are rounded against the float16 scales as stored."""
-    out, width = w.shape
-    group = scheme.group or -(-width // tiles.BLOCK) * tiles.BLOCK
-    padded = jnp.pad(w.astype(jnp.float32), ((0, 0), (0, -width % group)))
-    groups = padded.reshape(out, -1, group)
-    q, scales, mins = _asymmetric4(groups) if scheme.asymmetric else _symmetric(groups, scheme.bits)
-    q = q.reshape(out, -1)
-    values = tiles.pack4(q) if scheme.bits == 4 else q.astype(jnp.int8)
-    return QTensor(values, scales, mins, (out, width))
-
-
-def _symmetric(groups: jax.Array, bits: int) -> tuple[jax.Array, jax.Array, None]:
-    """8 bits: the largest value becomes 127. 4 bits: the value furthest from zero becomes -8, as in GGUF's Q4_0."""
-    if bits == 8:
-        scale, low, high, zero = jnp.abs(groups).max(-1) / 127, -127.0, 127.0, 0.0
-    else:
-        top, bottom = groups.max(-1), groups.min(-1)
-        scale, low, high, zero = jnp.where(top > -bottom, top, bottom) / -8, 0.0, 15.0, 8.0
-    scale = scale.astype(jnp.float16)
-    q = jnp.round(groups * _inverse(scale)[..., None]) + zero
-    return jnp.clip(q, low, high), scale, None
-
-
-def _asymmetric4(groups: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scale and minimum of each group by a search over shrunken ranges for the least squared error.
-
-    Q4_1 takes the range from smallest to largest value; giving up its ends a little is often better.
-    """
-    low, high = groups.min(-1), groups.max(-1)
-
-    def fit(by: tuple[float, float]) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        span = high - low
-        start = (low + by[0] * span).astype(jnp.float16)
-        scale = ((high - by[1] * span - start.astype(jnp.float32)) / 15).astype(jnp.float16)
-        first = start.astype(jnp.float32)[..., None]
-        q = jnp.clip(jnp.round((groups - first) * _inverse(scale)[..., None]), 0, 15)
-        error = jnp.square(q * scale.astype(jnp.float32)[..., None] + first - groups).sum(-1)
-        return error, q, scale, start
-
-    best = fit((0.0, 0.0))
-    for by in ((0.03, 0.0), (0.0, 0.03), (0.03, 0.03), (0.06, 0.06), (-0.02, -0.02)):
-        other = fit(by)
-        better = other[0] < best[0]
-        best = (
-            jnp.where(better, other[0], best[0]),
-            jnp.where(better[..., None], other[1], best[1]),
-            jnp.where(better, other[2], best[2]),
-            jnp.where(better, other[3], best[3]),
-        )
-    return best[1], best[2], best[3]
-
-
-def _inverse(scale: jax.Array) -> jax.Array:
-    wide = scale.astype(jnp.float32)
-    return jnp.where(wide == 0, 0.0, 1 / jnp.where(wide == 0, 1.0, wide))
+def abstract(shape: tuple[int, int], scheme: Scheme, *, tiled: bool = True) -> QTensor:
+    """Shapes and dtypes of a weight [out, in] after quantisation."""
+    out, width = shape
+    unit = scheme.group or tiles.BLOCK
+    padded = -(-width // unit) * unit
+    n_bytes, groups = padded * scheme.bits // 8, padded // scheme.group if scheme.group else 1
+    n_tiles = -(-out // tiles.LANES)
+    values = (n_tiles, n_bytes // 4, tiles.LANES, 4) if tiled else (out, n_bytes)
+    scale = jax.ShapeDtypeStruct((n_tiles, groups, tiles.LANES) if tiled else (out, groups), jnp.float16)
+    value = jax.ShapeDtypeStruct(values, jnp.int8 if scheme.bits == 8 else jnp.uint8)
+    return QTensor(value, scale, scale if scheme.asymmetric else None, shape, tiled)  # pyright: ignore[reportArgumentType]
 
 
 def dequantize(q: QTensor) -> jax.Array:
@@ -197,12 +153,15 @@ def take_rows(q: QTensor, index: jax.Array) -> QTensor:
 def linear(x: jax.Array, w: QTensor) -> jax.Array:
     """x [..., in] times w, in x's dtype.
 
-    Tiled: activations are rounded to int8 in groups of 32 and the CPU kernels run. Plain: weight-only, through XLA, in
-    x's dtype. Gradients pass the rounding straight through to x; the weight has none.
+    Tiled: activations are rounded to int8 in groups of 32 and the CPU kernels run. Plain, through XLA: with int8
+    activations if the weight asks for them, else weight-only in x's dtype. Gradients pass the rounding straight through
+    to x; the weight has none.
     """
     flat = x.reshape(-1, x.shape[-1])
     if w.tiled:
         y = _tiled_linear(flat.astype(jnp.float32), w.values, w.scales, w.mins, w.shape[0])
+    elif w.activations is not None and w.bits == 8:
+        y = int8_linear(flat, w.values, w.scales, w.activations)
     else:
         wide = dequantize(w).astype(x.dtype)
         y = jnp.einsum("ri,oi->ro", flat, wide, preferred_element_type=jnp.float32)
@@ -224,47 +183,3 @@ def _no_gradient(x: jax.Array) -> Any:
 
 
 linear.defvjp(_linear_forward, _linear_backward)
-
-
-def fake_quantize(w: jax.Array, scheme: Scheme) -> jax.Array:
-    """The weight as it will be after quantisation, with gradients as if it were not: for quantisation-aware training."""
-    rounded = dequantize(quantize_weight(jax.lax.stop_gradient(w), scheme)).astype(w.dtype)
-    return w + jax.lax.stop_gradient(rounded - w)
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Parameters whose path contains a match of the regular expression `path` take `scheme`; None leaves them."""
-
-    path: str
-    scheme: Scheme | None
-
-
-def quantize(tree: Any, rules: Sequence[Rule], place: Callable[[QTensor], QTensor] = tile) -> tuple[Any, list[Rule]]:
-    """The tree with its weights quantised by the first rule that matches each path; and the rules that matched nothing.
-
-    Only matrices are quantised: norms and biases stay as they are, and so does what is quantised already. Paths are
-    those of `jax.tree_util.keystr`, such as `.layers[0].attn.q`. Raises ValueError naming a weight that is not finite.
-    """
-    unused = set(range(len(rules)))
-
-    def one(path: Any, leaf: Any) -> Any:
-        name = jax.tree_util.keystr(path)
-        for i, rule in enumerate(rules):
-            if re.search(rule.path, name):
-                unused.discard(i)
-                return _quantize_leaf(name, leaf, rule.scheme, place)
-        return leaf
-
-    out = jax.tree.map_with_path(one, tree, is_leaf=is_quantized)
-    return out, [rules[i] for i in sorted(unused)]
-
-
-def _quantize_leaf(name: str, leaf: Any, scheme: Scheme | None, place: Callable[[QTensor], QTensor]) -> Any:
-    if scheme is None or is_quantized(leaf) or leaf.ndim != 2:
-        return leaf
-    q = quantize_weight(leaf, scheme)
-    finite = jnp.isfinite(leaf).all() & jnp.isfinite(q.scales).all()
-    if not finite:
-        raise ValueError(f"{name}: holds values that are not finite or lie beyond float16's range")
-    return place(q)

@@ -11,9 +11,7 @@ from mbjax.io.load import LoadedBase
 from mbjax.io.pack_dir import read_pack, update_pack
 from mbjax.io.pack_load import binding
 from mbjax.io.pack_manifest import Compatible
-from mbjax.io.pack_scores import Score
-
-_HEADING = "## Scores"
+from mbjax.io.pack_scores import SCORES_HEADING, Score
 
 
 def score_pack(
@@ -58,4 +56,4 @@ def card_with_scores(card: str, scores: Sequence[Score]) -> str:
     """The card with a table of these scores as its last section."""
     rows = [f"| {s.task} | {s.metric} | {s.n} | {s.base:.4f} | {s.pack:.4f} | `{s.command}` |" for s in scores]
     table = ["| task | metric | n | base | pack | command |", "|---|---|---|---|---|---|", *rows]
-    return "\n\n".join([card.split(_HEADING)[0].rstrip(), _HEADING, "\n".join(table)]) + "\n"
+    return "\n\n".join([card.split(SCORES_HEADING)[0].rstrip(), SCORES_HEADING, "\n".join(table)]) + "\n"

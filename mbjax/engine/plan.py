@@ -1,18 +1,20 @@
 """How many bytes a base will need, from shapes alone: nothing is loaded and nothing allocated."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mbjax.core.base import declare
-from mbjax.core.config import DTYPES, ModelConfig
+from mbjax.core.config import ModelConfig
 from mbjax.core.decode import chunk_sizes
-from mbjax.core.param import abstract_params
+from mbjax.core.fused import bundled
+from mbjax.core.quant import Scheme
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.engine import DEFAULT_CONTEXT
-from mbjax.engine.programs import Programs, tree_bytes
+from mbjax.engine.programs import Programs, kv_dtype_of, tree_bytes
 from mbjax.engine.sizes import format_bytes
 from mbjax.errors import InputError
+from mbjax.io.base_forms import abstract_base, base_forms, check_dtype
 from mbjax.io.describe import describe_base
 
 
@@ -46,33 +48,46 @@ class Plan:
 
 
 def plan_base(
-    name_or_path: str | Path, *, dtype: str = "auto", context: int | None = None, budget: int | None = None
+    name_or_path: str | Path,
+    *,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    context: int | None = None,
+    budget: int | None = None,
 ) -> Plan:
     """Plans for a base that is here: an HF directory, a GGUF file or a catalog name that was pulled.
 
     Raises InputError where it is not, and for a dtype or context that the base cannot have.
     """
     base = describe_base(name_or_path)
-    if dtype not in ("auto", *DTYPES):
-        raise InputError(f"dtype '{dtype}' is not known; choose one of auto, {', '.join(DTYPES)}")
+    check_dtype(dtype)
     most = base.config.max_context
     context = min(DEFAULT_CONTEXT, most) if context is None else context
     if not 1 <= context <= most:
         raise InputError(f"context is {context}; {base.name} bears 1 to {most} positions")
     use_compile_cache()
-    return plan(base.config, dtype=base.dtype if dtype == "auto" else dtype, context=context, budget=budget)
+    dtype = base.dtype if dtype == "auto" else dtype
+    return plan(base.config, dtype=dtype, blocks=base.blocks, kv_dtype=kv_dtype, context=context, budget=budget)
 
 
 def plan(
-    config: ModelConfig, *, dtype: str = "float32", kv_dtype: str | None = None, context: int, budget: int | None = None
+    config: ModelConfig,
+    *,
+    dtype: str = "float32",
+    blocks: Mapping[str, Scheme] | None = None,
+    kv_dtype: str = "auto",
+    context: int,
+    budget: int | None = None,
 ) -> Plan:
     """Plans one conversation of `context` positions with a base of the given configuration and weight dtype.
 
+    dtype and blocks are those of `base_forms`.
+
     The temporaries are XLA's own figures for the compiled programs, so this compiles them (seconds, then cached).
     """
-    params = abstract_params(declare(config), dtype)
+    params = bundled(abstract_base(config, base_forms(config, dtype, blocks or {})), config)
     capacity = sum(chunk_sizes(context))
-    programs = Programs(params, config, batch=1, capacity=capacity, kv_dtype=kv_dtype or dtype)
+    programs = Programs(params, config, batch=1, capacity=capacity, kv_dtype=kv_dtype_of(params, kv_dtype))
     programs.all()
     temporaries = programs.temporary_bytes()
     components = {

@@ -1,9 +1,11 @@
 """What a base is, without loading it."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from mbjax.core.config import ModelConfig
+from mbjax.core.quant import Scheme
 from mbjax.errors import InputError
 from mbjax.io.pull import pulled
 from mbjax.io.source import open_source
@@ -11,11 +13,12 @@ from mbjax.io.source import open_source
 
 @dataclasses.dataclass(frozen=True)
 class BaseDescription:
-    """Configuration of a base, and the dtype that `auto` gives its weights."""
+    """Configuration of a base, the dtype that `auto` gives its weights, and those stored in blocks."""
 
     name: str
     config: ModelConfig
     dtype: str
+    blocks: Mapping[str, Scheme]
 
 
 def describe_base(name_or_path: str | Path) -> BaseDescription:
@@ -32,4 +35,4 @@ def describe_base(name_or_path: str | Path) -> BaseDescription:
             raise InputError(f"{name_or_path} is not here yet; run `mbjax pull {name_or_path}` first")
         path = here
     source = open_source(path)
-    return BaseDescription(str(name_or_path), source.config, source.dtype)
+    return BaseDescription(str(name_or_path), source.config, source.dtype, source.blocks)

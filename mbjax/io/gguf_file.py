@@ -5,10 +5,13 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
 from mbjax.core.config import ModelConfig, RopeScaling
+from mbjax.core.gguf_blocks import SCHEMES, from_blocks
+from mbjax.core.quant import QTensor, Scheme, take_rows
 from mbjax.errors import InputError
 from mbjax.io.gguf_header import GgufHeader, GgufTensor, read_gguf_header
 from mbjax.io.names import gguf_to_hf
@@ -35,19 +38,41 @@ class GgufBase:
 
     @property
     def dtype(self) -> str:
-        """What the weights are best loaded as: bfloat16 where every matrix is stored in 16 bits, else float32."""
+        """What plain weights are best loaded as: bfloat16 where every matrix is stored in 16 bits, else float32."""
         matrices = {tensor.type for tensor in self.header.tensors.values() if len(tensor.shape) > 1}
         return "bfloat16" if matrices and matrices <= {"F16", "BF16"} else "float32"
 
     def read(self, name: str) -> np.ndarray:
         """One tensor by HF name, float32, rotary rows of q and k in HF order (halves, not interleaved pairs)."""
+        array = _dequantised(self.header, self.header.tensors[self.names[name]])
+        heads = self._interleaved_heads(name)
+        return _halves_from_pairs(array, heads) if heads else array
+
+    @property
+    def blocks(self) -> dict[str, Scheme]:
+        """The matrices that `read_blocks` can carry over, by HF name, with the scheme that their blocks are of."""
+        stored = {name: self.header.tensors[own] for name, own in self.names.items()}
+        return {
+            name: SCHEMES[tensor.type]
+            for name, tensor in stored.items()
+            if tensor.type in SCHEMES and len(tensor.shape) == 2
+        }
+
+    def read_blocks(self, name: str) -> QTensor:
+        """One of `blocks` as it is stored, plain, its rotary rows in the order of `read`."""
         tensor = self.header.tensors[self.names[name]]
-        array = _dequantised(self.header, tensor)
-        if self.metadata["general.architecture"] == "llama" and name.endswith(".self_attn.q_proj.weight"):
-            return _halves_from_pairs(array, self.config.n_heads)
-        if self.metadata["general.architecture"] == "llama" and name.endswith(".self_attn.k_proj.weight"):
-            return _halves_from_pairs(array, self.config.n_kv_heads)
-        return array
+        out, width = tensor.shape
+        q = from_blocks(tensor.type, _stored(self.header, tensor), (out, width))
+        heads = self._interleaved_heads(name)
+        return take_rows(q, jnp.asarray(_halves_from_pairs(np.arange(out)[:, None], heads)[:, 0])) if heads else q
+
+    def _interleaved_heads(self, name: str) -> int:
+        """How many heads a matrix has whose rows llama.cpp's converter interleaved; 0 for all others."""
+        if self.metadata["general.architecture"] != "llama":
+            return 0
+        if name.endswith(".self_attn.q_proj.weight"):
+            return self.config.n_heads
+        return self.config.n_kv_heads if name.endswith(".self_attn.k_proj.weight") else 0
 
 
 def read_gguf(path: Path) -> GgufBase:
@@ -164,10 +189,14 @@ def _dequantised(header: GgufHeader, tensor: GgufTensor) -> np.ndarray:
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    stored = np.frombuffer(header.data, np.uint8, tensor.n_bytes, tensor.begin)
-    rows = stored.reshape(*tensor.shape[:-1], -1)
+    rows = _stored(header, tensor).reshape(*tensor.shape[:-1], -1)
     with np.errstate(all="ignore"):  # a hostile scale may be infinite; whoever loads the base looks for that
         return dequantize(rows, GGMLQuantizationType[tensor.type])
+
+
+def _stored(header: GgufHeader, tensor: GgufTensor) -> np.ndarray:
+    """The bytes of a tensor as they stand in the file."""
+    return np.frombuffer(header.data, np.uint8, tensor.n_bytes, tensor.begin)
 
 
 def _halves_from_pairs(rows: np.ndarray, n_heads: int) -> np.ndarray:

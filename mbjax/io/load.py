@@ -1,17 +1,20 @@
 """`load_base`: a name, a directory or a file becomes parameters, configuration and tokenizer."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from mbjax.core.base import Base
-from mbjax.core.config import DTYPES, ModelConfig
+from mbjax.core.config import ModelConfig
+from mbjax.core.quant import is_quantized, untile
 from mbjax.errors import InputError
+from mbjax.io.base_forms import base_leaves, check_dtype
 from mbjax.io.converted import converted
 from mbjax.io.names import base_tree
-from mbjax.io.safetensors_file import map_tensors
+from mbjax.io.safetensors_file import open_tensors
 
 if TYPE_CHECKING:
     from mbjax.io.tokenizer import Tokenizer
@@ -19,7 +22,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedBase:
-    """A base ready to compute with. `digest` is that of its source weights, whatever dtype `params` have."""
+    """A base ready to compute with. `digest` is that of its source weights, whatever dtype `params` have.
+
+    `release` hands back the memory of those pages of the file that were read so far: whoever copies `params` into a
+    form of its own calls it as it goes along, so that there are never two full copies.
+    """
 
     params: Base
     config: ModelConfig
@@ -27,6 +34,7 @@ class LoadedBase:
     digest: str
     name: str
     source: Path
+    release: Callable[[], None] = lambda: None
 
     @property
     def tokenizer_digest(self) -> str:
@@ -41,17 +49,28 @@ class LoadedBase:
 def load_base(name_or_path: str | Path, dtype: str = "auto") -> LoadedBase:
     """Load a base: a name from the catalog (fetched first if it is not there), an HF directory, or a GGUF file.
 
-    dtype: of the matrices, `float32`, `bfloat16` or `auto`: bfloat16 where the source stores 16 bits, else float32.
-    Norms and biases are float32 always. The first load converts the source into the cache directory; later ones map
-    that file, and on the CPU its pages are the arrays. Raises InputError where name or source is wrong, FailureError
+    dtype: of the matrices, `float32`, `bfloat16`, `int8`, `int4` or `auto`: as stored, so bfloat16 where the source has
+    16 bits, a GGUF's own 8- and 4-bit blocks exactly as they are, else float32. Norms and biases are float32 always.
+    Quantised matrices are `core.quant.QTensor`, embedding and head with 8 bits under int4, too.
+
+    The first load converts the source into the cache directory; later ones map that file, and on the CPU its pages are
+    the arrays. Raises InputError where name or source is wrong, FailureError
     where fetching or writing fails.
     """
-    if dtype not in ("auto", *DTYPES):
-        raise InputError(f"dtype '{dtype}' is not known; choose one of auto, {', '.join(DTYPES)}")
+    check_dtype(dtype)
     name, source = _resolved(name_or_path)
     entry = converted(source, dtype)
-    params = jax.device_put(base_tree(entry.config, map_tensors(entry.weights, populate=True)))
-    return LoadedBase(params, entry.config, entry.tokenizer, entry.digest, name, source)
+    mapped = open_tensors(entry.weights, populate=True)
+    leaves = base_leaves(entry.config, mapped.tensors)
+    params = base_tree(entry.config, {name: _placed(leaf) for name, leaf in leaves.items()})
+    return LoadedBase(params, entry.config, entry.tokenizer, entry.digest, name, source, mapped.release)
+
+
+def _placed(leaf: Any) -> Any:
+    """One parameter on the device; accelerators take quantised weights in their plain layout."""
+    placed = jax.device_put(leaf)
+    plain = is_quantized(leaf) and jax.default_backend() != "cpu"
+    return jax.jit(untile)(placed) if plain else placed
 
 
 def _resolved(name_or_path: str | Path) -> tuple[str, Path]:

@@ -13,6 +13,7 @@ import numpy as np
 from mbjax.core.pack import Pack
 from mbjax.core.param import mismatches
 from mbjax.errors import FailureError
+from mbjax.io.base_forms import Specs
 from mbjax.io.pack_files import PackFolder, replaced_pack, with_folder, write_file
 from mbjax.io.pack_manifest import (
     CARD,
@@ -28,6 +29,7 @@ from mbjax.io.pack_manifest import (
     manifest_bytes,
 )
 from mbjax.io.pack_manifest_reader import read_manifest
+from mbjax.io.pack_quant import SCHEMES, quantised, restored, stored_specs
 from mbjax.io.pack_scores import Score, read_scores, scores_bytes
 from mbjax.io.pack_tensors import announced, declared, from_named, named, parts_of, tensor_problems
 from mbjax.io.safetensors_file import parse_tensors, write_safetensors
@@ -35,7 +37,6 @@ from mbjax.io.strict_json import refuse
 
 ROUTE_PREFIX = "route."
 _HEADER_OF_FILE, _HEADER_PER_TENSOR = 65_536, 512  # bytes: what a safetensors header of known tensors may take
-Wanted = dict[str, tuple[np.dtype, tuple[int, ...]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,13 @@ class RouteKey:
 
 @dataclasses.dataclass(frozen=True)
 class StoredPack:
-    """A pack as it was read: `params` holds numpy arrays over memory of its own."""
+    """A pack as it was read: numpy arrays over memory of its own.
+
+    `params` is the pack, quantised matrices in float32 again; `tensors` all that is in the file, as it is there.
+    """
 
     params: Pack
+    tensors: dict[str, np.ndarray]
     manifest: Manifest
     route: RouteKey | None
     scores: tuple[Score, ...]
@@ -89,26 +94,18 @@ def write_pack(
     Args:
       pack: the tensors, of the shape that `about.base.config` asks for.
       card: the text of README.md.
-      dtype: of the matrices in the file, `float32` or `bfloat16`; norms, biases and scales stay float32.
+      dtype: of the matrices in the file, `float32`, `bfloat16`, `int8` or `int4`; norms, biases, scales and the route
+        key stay float32.
       more_files: others that belong to the pack (a picture for the card), by plain file name.
 
     Raises InputError where a field is out of bounds or the pack does not fit the base, FailureError where tensors
     are not finite or the system refuses to write.
     """
     manifest = _unfilled(pack, about, dtype, route)
-    specs, arrays = _arrays(pack, route, manifest, path)
-    buffer = io.BytesIO()
-    write_safetensors(buffer, specs, arrays.items())
-    content = {TENSORS: buffer.getvalue(), SCORES: scores_bytes(scores), CARD: card.encode(), **(more_files or {})}
-    files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in content.items()}
-    content[MANIFEST] = manifest_bytes(manifest := dataclasses.replace(manifest, files=files))
-    read_manifest(content[MANIFEST], str(path / MANIFEST))  # states what is out of bounds under the final name
-    read_scores(content[SCORES], str(path / SCORES))
-    with replaced_pack(path) as temporary:
-        for name, data in content.items():
-            write_file(temporary / name, data)
-        read_pack(temporary)  # what cannot be read again is never put in place
-    return manifest
+    tensors = _tensors(pack, manifest, path) | _route_tensors(route)
+    if problems := tensor_problems(_specs(manifest), tensors):
+        raise FailureError(f"{path}: not written: {'; '.join(problems)}")
+    return _write(path, manifest, tensors, scores, card, more_files or {})
 
 
 def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) -> StoredPack:
@@ -121,14 +118,14 @@ def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) ->
     def read(folder: PackFolder) -> StoredPack:
         manifest = folder.manifest()
         check(manifest)
-        shape = announced(manifest.expert, manifest.lora, manifest.base.config, manifest.dtype)
-        wanted = _wanted(shape, manifest.route)
+        shape, wanted = _announced(manifest), _specs(manifest)
         _check_size(wanted, manifest.files[TENSORS].bytes, folder.path / MANIFEST)
         data = {name: folder.listed(name, entry) for name, entry in manifest.files.items()}
         where = folder.path / TENSORS
         tensors = _checked_tensors(wanted, data[TENSORS], where)
         return StoredPack(
-            params=from_named(shape, tensors),
+            params=from_named(shape, restored(named(shape), tensors, manifest.quantisation)),
+            tensors=tensors,
             manifest=manifest,
             route=_route_key(manifest, tensors),
             scores=read_scores(data[SCORES], str(folder.path / SCORES)),
@@ -152,78 +149,100 @@ def update_pack(
     Raises as `read_pack` and `write_pack` do; until the new pack is complete the old one stays.
     """
     old = read_pack(path)
-    fields = {field.name: getattr(old.manifest, field.name) for field in dataclasses.fields(About)}
-    about = About(**fields)
+    manifest, tensors = old.manifest, old.tensors
     if compatible is not None:
-        about = dataclasses.replace(about, compatible=tuple(compatible))
-    return write_pack(
-        path,
-        old.params,
-        about,
-        scores=old.scores if scores is None else scores,
-        card=old.card if card is None else card,
-        dtype=old.manifest.dtype,
-        route=old.route if route is None else route,
-        more_files=old.more_files,
-    )
+        manifest = dataclasses.replace(manifest, compatible=tuple(compatible))
+    if route is not None:
+        own = {name: array for name, array in tensors.items() if not name.startswith(ROUTE_PREFIX)}
+        manifest, tensors = dataclasses.replace(manifest, route=_stored_route(route)), own | _route_tensors(route)
+    scores, card = old.scores if scores is None else scores, old.card if card is None else card
+    return _write(path, manifest, tensors, scores, card, old.more_files)
+
+
+def _write(
+    path: Path,
+    manifest: Manifest,
+    tensors: Mapping[str, np.ndarray],
+    scores: Sequence[Score],
+    card: str,
+    more_files: Mapping[str, bytes],
+) -> Manifest:
+    """The directory from a manifest whose `files` are still to be filled in."""
+    buffer = io.BytesIO()
+    write_safetensors(buffer, _specs(manifest), tensors.items())
+    content = {TENSORS: buffer.getvalue(), SCORES: scores_bytes(scores), CARD: card.encode(), **more_files}
+    files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in content.items()}
+    content[MANIFEST] = manifest_bytes(manifest := dataclasses.replace(manifest, files=files))
+    read_manifest(content[MANIFEST], str(path / MANIFEST))  # states what is out of bounds under the final name
+    read_scores(content[SCORES], str(path / SCORES))
+    with replaced_pack(path) as temporary:
+        for name, data in content.items():
+            write_file(temporary / name, data)
+        read_pack(temporary)  # what cannot be read again is never put in place
+    return manifest
 
 
 def _unfilled(pack: Pack, about: About, dtype: str, route: RouteKey | None) -> Manifest:
     expert, lora = parts_of(pack)
-    stored_route = None
-    if route is not None:
-        shapes = {ROUTE_PREFIX + name: tuple(array.shape) for name, array in route.tensors.items()}
-        stored_route = Route(shapes, route.threshold, route.background_digest)
     fields = {field.name: getattr(about, field.name) for field in dataclasses.fields(about)}
     return Manifest(
         **fields,
         expert=expert,
         lora=lora,
-        route=stored_route,
-        dtype=dtype,
-        quantisation="none",
+        route=None if route is None else _stored_route(route),
+        dtype="float32" if dtype in SCHEMES else dtype,
+        quantisation=dtype if dtype in SCHEMES else "none",
         requires=(),
         files={},
     )
 
 
-def _wanted(shape: Pack, route: Route | None) -> Wanted:
+def _stored_route(route: RouteKey) -> Route:
+    shapes = {name: tuple(array.shape) for name, array in _route_tensors(route).items()}
+    return Route(shapes, route.threshold, route.background_digest)
+
+
+def _route_tensors(route: RouteKey | None) -> dict[str, np.ndarray]:
+    keys = route.tensors if route is not None else {}
+    return {ROUTE_PREFIX + name: np.asarray(array, np.float32) for name, array in keys.items()}
+
+
+def _announced(manifest: Manifest) -> Pack:
+    return announced(manifest.expert, manifest.lora, manifest.base.config, manifest.dtype)
+
+
+def _specs(manifest: Manifest) -> Specs:
     """dtype and shape of every tensor that a manifest announces."""
-    wanted = {name: (np.dtype(leaf.dtype), tuple(leaf.shape)) for name, leaf in named(shape).items()}
-    shapes = route.tensors if route is not None else {}
-    return wanted | {name: (np.dtype(np.float32), shape) for name, shape in shapes.items()}
+    specs = stored_specs(named(_announced(manifest)), manifest.quantisation)
+    shapes = manifest.route.tensors if manifest.route is not None else {}
+    return specs | {name: (np.dtype(np.float32), shape) for name, shape in shapes.items()}
 
 
-def _arrays(pack: Pack, route: RouteKey | None, manifest: Manifest, path: Path) -> tuple[Wanted, dict[str, np.ndarray]]:
-    config = manifest.base.config
-    shape = declared(manifest.expert, manifest.lora, config)
+def _tensors(pack: Pack, manifest: Manifest, path: Path) -> dict[str, np.ndarray]:
+    """A pack's tensors as the file has them, if the pack fits the base that the manifest names."""
+    shape = declared(manifest.expert, manifest.lora, manifest.base.config)
     if pack.expert is not None and shape.expert is not None and pack.expert.config != shape.expert.config:
         refuse(str(path), f"the expert's settings are not those of an expert on the base {manifest.base.name}")
     if lines := mismatches(shape, pack):
         refuse(str(path), f"the pack does not fit the base {manifest.base.name}: {'; '.join(lines[:5])}")
-    shapes = announced(manifest.expert, manifest.lora, config, manifest.dtype)
-    wanted = _wanted(shapes, manifest.route)
-    with np.errstate(over="ignore"):  # a value too large for bfloat16 becomes infinite: found out below
-        arrays = {name: np.asarray(leaf).astype(wanted[name][0]) for name, leaf in named(pack).items()}
-    if route is not None:
-        arrays |= {ROUTE_PREFIX + name: np.asarray(array, np.float32) for name, array in route.tensors.items()}
-    if problems := tensor_problems(wanted, arrays):
-        raise FailureError(f"{path}: not written: {'; '.join(problems)}")
-    return wanted, arrays
+    dtypes = {name: np.dtype(leaf.dtype) for name, leaf in named(_announced(manifest)).items()}
+    with np.errstate(over="ignore"):  # a value too large for bfloat16 becomes infinite: the caller looks for that
+        leaves = {name: np.asarray(leaf).astype(dtypes[name]) for name, leaf in named(pack).items()}
+    return quantised(leaves, manifest.quantisation)
 
 
-def _check_size(wanted: Wanted, size: int, where: Path) -> None:
+def _check_size(wanted: Specs, size: int, where: Path) -> None:
     """The tensors' file may be as large as the announced tensors make it: nothing else is read into memory."""
     values = sum(dtype.itemsize * math.prod(shape) for dtype, shape in wanted.values())
     if not values < size <= values + _longest_header(wanted):
         refuse(str(where), f"files.{TENSORS}.bytes is {size}, but the parts announced take {values} and a header")
 
 
-def _longest_header(wanted: Wanted) -> int:
+def _longest_header(wanted: Specs) -> int:
     return _HEADER_OF_FILE + _HEADER_PER_TENSOR * len(wanted)
 
 
-def _checked_tensors(wanted: Wanted, data: bytes, where: Path) -> dict[str, np.ndarray]:
+def _checked_tensors(wanted: Specs, data: bytes, where: Path) -> dict[str, np.ndarray]:
     length = struct.unpack("<Q", data[:8])[0]  # there are eight bytes: `_check_size`
     if length > _longest_header(wanted):
         refuse(str(where), f"its header of {length} bytes is too long for {len(wanted)} tensors")

@@ -1,6 +1,7 @@
 """A pack made ready for a loaded base: bound by digest (promise P5), fitted in shape, on the device."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,20 @@ import jax.numpy as jnp
 
 from mbjax.core.expert import expert_config
 from mbjax.core.pack import Pack
-from mbjax.io.pack_dir import RouteKey, read_pack
+from mbjax.core.quant import INT4, INT8, QTensor, tile, untile
+from mbjax.core.quantize import Rule, quantize
+from mbjax.io.base_forms import check_dtype
+from mbjax.io.pack_dir import RouteKey, StoredPack, read_pack
 from mbjax.io.pack_manifest import BaseBinding, Manifest
-from mbjax.io.pack_tensors import config_differences
+from mbjax.io.pack_quant import SCHEMES, is_transposed, stored_matrix
+from mbjax.io.pack_tensors import config_differences, from_named, named
 from mbjax.io.strict_json import refuse
 
 if TYPE_CHECKING:
     from mbjax.io.load import LoadedBase
+
+# Products need a low-rank b in groups along its few inputs, not as the file has it: 4 bits there would save little.
+_RULES = {"int8": (Rule(".", INT8),), "int4": (Rule(r"\.lora\..*\.b$", INT8), Rule(".", INT4))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +42,18 @@ def binding(base: "LoadedBase") -> BaseBinding:
     return BaseBinding(base.name, base.digest, base.tokenizer_digest, base.template_digest, base.config)
 
 
-def load_pack(path: str | Path, base: "LoadedBase", *, force_base: bool = False) -> LoadedPack:
+def load_pack(path: str | Path, base: "LoadedBase", *, dtype: str = "auto", force_base: bool = False) -> LoadedPack:
     """Reads a pack directory for use with `base`.
+
+    dtype: of the matrices, `float32`, `bfloat16`, `int8`, `int4` (then `core.quant.QTensor`), or `auto`: as stored,
+    quantised ones in float32 again, which is the form of an engine's slots. Norms, biases and scales are float32.
 
     The base must be the one the pack was trained on, or one that its manifest lists as compatible, by digest, and so
     must its tokenizer; `force_base` passes over that, but never over shapes, tap, rotation or heads that do not fit.
     Raises InputError of one line for that, and as `read_pack` does.
     """
     path = Path(path)
+    check_dtype(dtype)
 
     def check(manifest: Manifest) -> None:
         if not force_base:
@@ -50,7 +62,7 @@ def load_pack(path: str | Path, base: "LoadedBase", *, force_base: bool = False)
             refuse(str(path), f"does not fit the base {base.name}: {'; '.join(lines)}")
 
     stored = read_pack(path, check)
-    params = jax.tree.map(jnp.asarray, stored.params)
+    params = _in_dtype(stored, dtype, path)
     if params.expert is not None:
         # as this base states it: the same frequencies have several forms, and programs are compiled per form
         old = params.expert.config
@@ -58,6 +70,28 @@ def load_pack(path: str | Path, base: "LoadedBase", *, force_base: bool = False)
         params = dataclasses.replace(params, expert=dataclasses.replace(params.expert, config=shape))
     notes = _notes(stored.manifest, binding(base))
     return LoadedPack(params, stored.manifest, path, stored.route, notes)
+
+
+def _in_dtype(stored: StoredPack, dtype: str, path: Path) -> Pack:
+    if dtype not in SCHEMES:
+        plain = None if dtype == "auto" else jnp.dtype(dtype)
+        return jax.tree.map(lambda x: jnp.asarray(x, plain if x.ndim == 2 else None), stored.params)
+    place = tile if jax.default_backend() == "cpu" else untile
+    try:
+        return quantize(_with_stored(stored, dtype, place), _RULES[dtype], place)[0]
+    except ValueError as error:
+        refuse(str(path), f"cannot be loaded in {dtype}: {error}; use float32")
+
+
+def _with_stored(stored: StoredPack, dtype: str, place: Callable[[QTensor], QTensor]) -> Pack:
+    """The pack with those matrices that its file holds in this very form as they are there."""
+    leaves = named(stored.params)
+    kept = {
+        name: place(jax.tree.map(jnp.asarray, stored_matrix(name, leaf.shape, stored.tensors)))
+        for name, leaf in leaves.items()
+        if dtype == stored.manifest.quantisation and leaf.ndim == 2 and not is_transposed(name)
+    }
+    return from_named(stored.params, {**{name: jnp.asarray(leaf) for name, leaf in leaves.items()}, **kept})
 
 
 def _check_binding(path: Path, manifest: Manifest, base: BaseBinding) -> None:

@@ -25,7 +25,7 @@ MANIFEST, TENSORS, SCORES, CARD, SIGNATURE = (
     "signature.json",
 )
 DTYPES = ("float32", "bfloat16")
-QUANTISATIONS = ("none",)  # of matrices; another scheme stores NAME.values and NAME.scales in the place of NAME
+QUANTISATIONS = ("none", "int8", "int4")  # of matrices, see `pack_quant`
 MAX_MANIFEST = 4 * 2**20  # bytes
 MAX_TENSOR_FILE = 64 * 2**30
 MAX_OTHER_FILE = 16 * 2**20
@@ -120,8 +120,8 @@ class Manifest:
     base: BaseBinding
     compatible: tuple[Compatible, ...]
     route: Route | None
-    dtype: str  # of the matrices; norms, biases and scales are float32
-    quantisation: str
+    dtype: str  # of matrices that are not quantised; norms, biases and scales are float32
+    quantisation: str  # of the matrices; other than "none" only with dtype float32
     licence: str
     data: tuple[DataSource, ...]
     requires: tuple[str, ...]  # what a reader must know beyond format version 1: nothing yet

@@ -71,6 +71,9 @@ def _read(fields: Fields) -> Manifest:
     parts.done()
     if expert is None and lora is None:
         fields.refuse("parts", "names neither an expert nor a lora part")
+    dtype, quantisation = _one_of(fields, "dtype", DTYPES), _one_of(fields, "quantisation", QUANTISATIONS)
+    if quantisation != "none" and dtype != "float32":
+        fields.refuse("dtype", f"must be float32 where quantisation is {quantisation}")
     return Manifest(
         **names,
         base=base,
@@ -78,8 +81,8 @@ def _read(fields: Fields) -> Manifest:
         lora=lora,
         compatible=tuple(_read_compatible(entry) for entry in fields.objects("compatible", 64)),
         route=_read_route(fields.object("route")) if fields.has("route") else None,
-        dtype=_one_of(fields, "dtype", DTYPES),
-        quantisation=_one_of(fields, "quantisation", QUANTISATIONS),
+        dtype=dtype,
+        quantisation=quantisation,
         data=tuple(_read_source(source) for source in fields.objects("data", 256)),
         requires=_read_requires(fields),
         files=_read_files(fields.object("files")),

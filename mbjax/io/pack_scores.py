@@ -9,6 +9,7 @@ from mbjax.io.strict_json import Fields, parse_object
 
 FORMAT = 1
 MAX_SCORES = 1_000
+SCORES_HEADING = "## Scores"  # of the last section of a pack's card
 _HUGE = 1e9  # larger than any score of any metric
 
 

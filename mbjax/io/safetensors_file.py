@@ -76,17 +76,35 @@ def read_header(path: Path) -> Header:
     return _checked_header(start, text, size, path)
 
 
-def map_tensors(path: Path, *, populate: bool = False) -> dict[str, np.ndarray]:
+@dataclasses.dataclass(frozen=True)
+class MappedTensors:
+    """The tensors of a file that is mapped, and its map."""
+
+    tensors: dict[str, np.ndarray]
+    buffer: mmap.mmap
+
+    def release(self) -> None:
+        """Hands the pages read so far back to the system, which reads them again if they are used again."""
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self.buffer.madvise(mmap.MADV_DONTNEED)
+
+
+def map_tensors(path: Path) -> dict[str, np.ndarray]:
     """Every tensor as a read-only array over the mapped file: nothing is read before it is used.
 
-    With `populate` the pages are mapped at once, which is faster than at first use where all of them will be used.
     Raises InputError as `read_header` does. The file must not be shortened while the arrays live.
     """
+    return open_tensors(path).tensors
+
+
+def open_tensors(path: Path, *, populate: bool = False) -> MappedTensors:
+    """The same with a hold on the map. With `populate` the pages are mapped at once, which is faster than at first use
+    where all of them will be used."""
     header = read_header(path)
     buffer = map_file(path, populate=populate)
     if len(buffer) < max((info.end for info in header.tensors.values()), default=0):
         raise InputError(f"{path}: was shortened while it was read; fetch it again")
-    return {name: _view(buffer, info) for name, info in header.tensors.items()}
+    return MappedTensors({name: _view(buffer, info) for name, info in header.tensors.items()}, buffer)
 
 
 def map_file(path: Path, *, populate: bool = False) -> mmap.mmap:

@@ -2,14 +2,16 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mbjax.core.config import ModelConfig
+from mbjax.core.quant import QTensor, Scheme
 from mbjax.errors import InputError
+from mbjax.io.base_forms import BLOCKS
 from mbjax.io.gguf_file import read_gguf
 from mbjax.io.hashes import file_sha256
 from mbjax.io.hf import hf_weight_files, read_hf_config, read_hf_weights
@@ -38,7 +40,9 @@ _TOKENIZER_FILES = (
 class BaseSource:
     """A base whose names and shapes were checked, its weights still unread.
 
-    dtype: what the weights are stored in, as float32 or bfloat16. `read(name)` gives one tensor by HF name as float32.
+    dtype: what the weights are stored in: `float32`, `bfloat16` or, where any are in blocks that can be carried over,
+    `blocks`. `read(name)` gives one tensor by HF name as float32; `blocks` names the matrices that `read_blocks(name)`
+    gives as they are stored.
     """
 
     path: Path
@@ -46,6 +50,8 @@ class BaseSource:
     dtype: str
     read: Callable[[str], np.ndarray]
     read_tokenizer: Callable[[], "Tokenizer"]
+    blocks: Mapping[str, Scheme] = dataclasses.field(default_factory=dict)
+    read_blocks: Callable[[str], QTensor] | None = None
 
 
 def open_source(path: Path) -> BaseSource:
@@ -103,4 +109,6 @@ def _open_gguf(path: Path) -> tuple[BaseSource, dict[str, tuple[int, ...]]]:
         except InputError as error:  # which knows the metadata only, not the file
             raise InputError(f"{path}: {error}") from None
 
-    return BaseSource(path, base.config, base.dtype, base.read, read_tokenizer), base.shapes
+    blocks = base.blocks
+    dtype = BLOCKS if blocks else base.dtype
+    return BaseSource(path, base.config, dtype, base.read, read_tokenizer, blocks, base.read_blocks), base.shapes

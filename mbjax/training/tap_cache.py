@@ -40,7 +40,8 @@ def tap_cache(
 
 
 def _key(base: Base, digest: str, config: ModelConfig, rows: PackedRows) -> str:
-    about = {"format": 1, "base": digest, "tap": config.tap, "dtype": str(base.embed.dtype), "jax": jax.__version__}
+    dtypes = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(base)})  # a quantised base has other states
+    about = {"format": 2, "base": digest, "tap": config.tap, "dtypes": dtypes, "jax": jax.__version__}
     hashed = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for array in (rows.tokens, rows.positions, rows.segments):
         hashed.update(str(array.shape).encode())

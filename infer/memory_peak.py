@@ -1,0 +1,111 @@
+"""Peak memory of a process that answers with a quantised base, against what it must hold.
+
+    python infer/memory_peak.py [--dtype int8] [--context 2048] [--json]     Linux
+
+Two child processes: one that starts JAX and runs a small program, one that loads the base, takes in a prompt that
+fills most of the context and generates. Target: at most 1.25 times weights, KV cache and the first process's peak.
+Exits with 1 where it is missed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+BASE = "smollm2-135m"
+TARGET = 1.25
+GENERATED = 64
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far (VmHWM)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmHWM in /proc/self/status: Linux is needed")
+
+
+def baseline() -> dict[str, Any]:
+    """JAX started and a small program run."""
+    import jax
+    import jax.numpy as jnp
+
+    from mbjax.engine.compile_cache import use_compile_cache
+
+    use_compile_cache()
+    jax.block_until_ready(jax.jit(lambda x: x @ x)(jnp.ones((64, 64))))
+    return {"peak": peak_bytes()}
+
+
+def answer(dtype: str, context: int) -> dict[str, Any]:
+    """A base loaded, a long prompt taken in, and some tokens generated."""
+    from mbjax.engine.engine import Engine
+
+    engine = Engine.load(BASE, dtype=dtype, context=context)
+    loaded = peak_bytes()
+    text = " ".join(f"Item {i} costs {i * 7 % 100} francs." for i in range(context))
+    prompt = engine.base.tokenizer.decode(engine.encode(text[: 2 * context], raw=True))
+    while len(engine.encode(prompt + text[:100], raw=True)) < context - GENERATED:
+        prompt += text[:100]
+    reply = engine.generate(prompt, max_tokens=GENERATED, raw=True)
+    components = reply.memory.components
+    return {"peak": peak_bytes(), "loaded": loaded, "n_prompt": reply.n_prompt, "components": components}
+
+
+def measure(dtype: str, context: int) -> dict[str, Any]:
+    """Both processes; the second twice, so that its programs come from the compilation cache the second time."""
+    settings = ["--dtype", dtype, "--context", str(context)]
+    own = _child("baseline", settings)["peak"]
+    first, second = _child("answer", settings), _child("answer", settings)
+    needed = own + second["components"]["base"] + second["components"]["kv"]
+    return {
+        "dtype": dtype,
+        "context": context,
+        "prompt_tokens": second["n_prompt"],
+        "runtime": own,
+        "base": second["components"]["base"],
+        "kv": second["components"]["kv"],
+        "loaded": second["loaded"],
+        "peak": second["peak"],
+        "ratio": second["peak"] / needed,
+        "first_start_peak": first["peak"],
+        "first_start_ratio": first["peak"] / needed,
+    }
+
+
+def _child(role: str, settings: list[str]) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--role", role, *settings]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dtype", default="int8")
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--role", choices=("baseline", "answer"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.role:
+        print(json.dumps(baseline() if arguments.role == "baseline" else answer(arguments.dtype, arguments.context)))
+        return
+    result = measure(arguments.dtype, arguments.context)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        for key, value in result.items():
+            print(
+                f"{key:>18}  {value / 1e6:.1f} MB"
+                if isinstance(value, int) and value > 10**6
+                else f"{key:>18}  {value}"
+            )
+    if result["ratio"] > TARGET:
+        sys.exit(f"missed: {result['ratio']:.2f} times what is needed; at most {TARGET}")
+
+
+if __name__ == "__main__":
+    main()
