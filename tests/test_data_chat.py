@@ -33,7 +33,20 @@ def test_neighbouring_turns_are_pairs_and_alternatives_answer_the_first(tmp_path
 
 @pytest.fixture
 def pairs() -> list[chat.Pair]:
-    words = "anchor basket candle dolphin engine feather guitar harbour island jacket kettle ladder".split()
+    words = [
+        "anchor",
+        "basket",
+        "candle",
+        "dolphin",
+        "engine",
+        "feather",
+        "guitar",
+        "harbour",
+        "island",
+        "jacket",
+        "kettle",
+        "ladder",
+    ]
     return [
         (language, f"{a} {b} {language[:2]}{i}{j}?", f"reply {a}{b}{r}")
         for language in ("english", "chinese")

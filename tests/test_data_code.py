@@ -71,7 +71,9 @@ def library(n: int = 40) -> list[Function]:
     for i in range(5 * n):
         body = "    " + "\n    ".join(f"v{i}{chr(97 + k)} = w{i * 13 + k}({i + k})" for k in range(3))
         head = f'def f{i}(x):\n    """Do the thing number {i} with great care."""'
-        found.append(Function(f"m{i // 5}", f"f{i}", f"def f{i}(x):", f"Do the thing number {i} with great care.", head, body))
+        found.append(
+            Function(f"m{i // 5}", f"f{i}", f"def f{i}(x):", f"Do the thing number {i} with great care.", head, body)
+        )
     return found
 
 

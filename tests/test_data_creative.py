@@ -79,8 +79,14 @@ def test_poems_are_read_without_colours_and_dates(tmp_path: Path):
 
 def literature() -> tuple[list[Entry], dict[str, list[Poem]]]:
     words = [f"{a}{b}" for a in "ABCDEFGH" for b in ("AMBLE", "OGMA", "UZZLE", "IRST", "ENNY")]
-    entries = [Entry(w, f"n. {w.lower()[::-1]} {w[0] * 9} {i * 7919}.", (f"{w}s {i}\nline {w}",)) for i, w in enumerate(words)]
-    poems = [Poem(f"题{chr(0x4E00 + i)}・其{n}", "某", chr(0x5000 + 9 * i + ord(n) % 5) * 12 + "。") for i in range(20) for n in "一二"]
+    entries = [
+        Entry(w, f"n. {w.lower()[::-1]} {w[0] * 9} {i * 7919}.", (f"{w}s {i}\nline {w}",)) for i, w in enumerate(words)
+    ]
+    poems = [
+        Poem(f"题{chr(0x4E00 + i)}・其{n}", "某", chr(0x5000 + 9 * i + ord(n) % 5) * 12 + "。")
+        for i in range(20)
+        for n in "一二"
+    ]
     return entries, {"tang": poems, "song": poems[:10]}
 
 
@@ -90,7 +96,9 @@ def test_no_word_and_no_cycle_is_on_both_sides():
     hidden = {line["group"] for line in parts["valid"]}
     assert not {line["group"] for line in parts["train"]} & hidden
     texts = {line["answer"] for line in parts["train"]}
-    assert not texts & {line["completion"] for line in parts["test"]} and meta["held_out"]["pieces"] >= len(parts["test"])
+    assert not texts & {line["completion"] for line in parts["test"]} and meta["held_out"]["pieces"] >= len(
+        parts["test"]
+    )
     assert {line["task"] for line in parts["test"]} == {"devil", "verse", "chinese"}
 
 

@@ -89,7 +89,10 @@ def test_composed_prompts_keep_away_from_packs_and_from_foreign_domains():
 
 
 def test_composing_uses_every_sentence_once_and_the_same_seed_again_the_same_lines():
-    many = [Synset("noun", "06", (f"thing{chr(97 + i)}",), "a device", (f"he saw a {chr(97 + i) * 4} on the table",), 5) for i in range(20)]
+    many = [
+        Synset("noun", "06", (f"thing{chr(97 + i)}",), "a device", (f"he saw a {chr(97 + i) * 4} on the table",), 5)
+        for i in range(20)
+    ]
     lines = background.compose(many, ["A long passage.", "一段话。"], seed=1)
     assert lines == background.compose(many, ["A long passage.", "一段话。"], seed=1)
     assert {line["kind"] for line in lines} == {"plain sentence", "passage task", "about a thing"}

@@ -10,7 +10,23 @@ from legal_sources import CLASSES, Article, LicenceText, front_matter, package_d
 
 from mbjax.errors import InputError
 
-WORDS = "grant use copy modify distribute source notice warranty fee user party term clause work software".split()
+WORDS = [
+    "grant",
+    "use",
+    "copy",
+    "modify",
+    "distribute",
+    "source",
+    "notice",
+    "warranty",
+    "fee",
+    "user",
+    "party",
+    "term",
+    "clause",
+    "work",
+    "software",
+]
 
 
 def prose(seed: int, n: int = 60) -> str:
@@ -46,7 +62,11 @@ def test_licences_are_read_with_their_rules_and_the_unusable_left_out(tmp_path: 
     for key, extra in (("a-1", ""), ("b-1", "language: fr\n"), ("c-1", "is_deprecated: yes\n")):
         text = f"---\nkey: {key}\nname: {key}\ncategory: Public Domain\n{extra}---\n{body}"
         (tmp_path / "licenses" / f"{key}.LICENSE").write_text(text)
-    for name, fields in (("r", "is_license_notice: yes"), ("s", "is_false_positive: yes\nis_license_notice: yes"), ("t", "")):
+    for name, fields in (
+        ("r", "is_license_notice: yes"),
+        ("s", "is_false_positive: yes\nis_license_notice: yes"),
+        ("t", ""),
+    ):
         (tmp_path / "rules" / f"{name}.RULE").write_text(f"---\nlicense_expression: a-1\n{fields}\n---\n{body}")
     assert [(text.key, text.name, text.label) for text in read_licences(tmp_path)] == [
         ("a-1", "a-1", "Permissive"),
@@ -88,14 +108,30 @@ def test_a_copy_of_a_training_text_is_not_asked(articles: list[Article]):
     assert not any(line["term"] == prose(1) for line in parts["test"])
 
 
-def test_the_right_title_stands_at_its_label_among_held_out_ones(licences: list[LicenceText], articles: list[Article]):
-    lines = legal.build(licences, articles, n_articles=20)[0]["test_article"]
+@pytest.mark.parametrize("part", ["test_article", "test_article_alike"])
+def test_the_right_title_stands_at_its_label_among_held_out_ones(
+    part: str, licences: list[LicenceText], articles: list[Article]
+):
+    lines = legal.build(licences, articles, n_articles=20)[0][part]
     titles = {f"article {article.number}": article.title for article in articles}
     held = {titles[line["group"]] for line in lines}
     for line in lines:
         assert line["choices"][line["label"]] == titles[line["group"]] and len(set(line["choices"])) == 4
         assert set(line["choices"]) <= held and "answer" not in line
     assert len({line["label"] for line in lines}) > 1
+
+
+def test_alike_titles_are_the_most_alike():
+    titles = [
+        "Powers of the Governor",
+        "Powers of the Speaker",
+        "Salary of the Governor",
+        "Duties of the Governor",
+        "Money",
+    ]
+    held = [Article(str(i), title, "text") for i, title in enumerate(titles)]
+    lines = legal.article_choices(held, legal.random.Random(0), alike=True)
+    assert "Money" not in lines[0]["choices"] and lines[0]["task"] == "article_alike"
 
 
 def test_excerpts_are_short_and_begin_and_end_with_words():
