@@ -87,7 +87,7 @@ def literature() -> tuple[list[Entry], dict[str, list[Poem]]]:
         for i in range(20)
         for n in "一二"
     ]
-    return entries, {"tang": poems, "song": poems[:10]}
+    return entries, {"tang": poems[:20], "song": poems[20:]}
 
 
 def test_no_word_and_no_cycle_is_on_both_sides():
