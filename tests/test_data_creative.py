@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import random
 from pathlib import Path
 
 import creative
@@ -77,11 +78,15 @@ def test_poems_are_read_without_colours_and_dates(tmp_path: Path):
         read_poems(tmp_path / "nowhere")
 
 
+def gibberish(seed: int) -> str:
+    """Words that no other seed has."""
+    rng = random.Random(seed)
+    return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=7)) for _ in range(4))
+
+
 def literature() -> tuple[list[Entry], dict[str, list[Poem]]]:
     words = [f"{a}{b}" for a in "ABCDEFGH" for b in ("AMBLE", "OGMA", "UZZLE", "IRST", "ENNY")]
-    entries = [
-        Entry(w, f"n. {w.lower()[::-1]} {w[0] * 9} {i * 7919}.", (f"{w}s {i}\nline {w}",)) for i, w in enumerate(words)
-    ]
+    entries = [Entry(word, f"n. {gibberish(i)}.", (f"{gibberish(i + 500)}\n{word}",)) for i, word in enumerate(words)]
     poems = [
         Poem(f"题{chr(0x4E00 + i)}・其{n}", "某", chr(0x5000 + 9 * i + ord(n) % 5) * 12 + "。")
         for i in range(20)
