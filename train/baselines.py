@@ -83,7 +83,7 @@ def predictions(train: list[str], answers: list[str], test: list[str]) -> dict[s
         "vote of 10 nearest": list(classes[_vote(unseen, seen, labels)]),
         "nearest centroid": list(classes[_argmax(unseen, centroids)]),
     }
-    if len(classes) <= SVM_CLASSES:
+    if 1 < len(classes) <= SVM_CLASSES:
         result["linear SVM"] = list(LinearSVC(random_state=0).fit(seen, answers).predict(unseen))
     return result
 

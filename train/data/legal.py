@@ -3,7 +3,8 @@
     python train/data/legal.py --out DIR
 
 Writes train.jsonl, valid.jsonl, test.jsonl (licence excerpt -> one of four classes, exact match), test_article.jsonl
-(article text -> its title among four) and meta.json. Needs the extra `data`. The same seed gives the same bytes.
+(article text -> its title among four), test_article_alike.jsonl (among four that are alike) and meta.json. Needs the
+extra `data`. The same seed gives the same bytes.
 
 Licences are split by family (the first word of their key), so that no version or variant of a tested licence is in
 training; of a tested licence one excerpt is asked about, and dropped where it has a near-duplicate in training, for
@@ -16,6 +17,7 @@ import random
 from collections import defaultdict
 from typing import Any
 
+import numpy as np
 from build_data import run_builder
 from legal_phrasings import NEW, SEEN
 from legal_sources import CLASSES, Article, LicenceText, package_data, read_articles, read_licences
@@ -120,20 +122,27 @@ def article_lines(articles: list[Article], rng: random.Random) -> list[Line]:
     return lines
 
 
-def article_choices(articles: list[Article], rng: random.Random) -> list[dict[str, Any]]:
-    """One question for each article: its title among those of three others of them, for a title known from training
-    would look likely wherever it stands; half in new words."""
-    lines, titles = [], [article.title for article in articles]
+def article_choices(articles: list[Article], rng: random.Random, *, alike: bool) -> list[dict[str, Any]]:
+    """One question for each article: its title among those of three others of `articles`; half in new words.
+
+    The others are drawn from all, or the three with the titles most `alike`: the text's own words then help less. They
+    are never from training, for a title known from there would look likely wherever it stands.
+    """
+    task = "article_alike" if alike else "article"
+    titles = [article.title for article in articles]
+    lines: list[dict[str, Any]] = []
     for i, article in enumerate(articles):
-        wrong = rng.sample([title for title in titles if title != article.title], CHOICES - 1)
-        label = rng.randrange(CHOICES)
-        line = _line("article", rng, article.title, f"article {article.number}", new=i < len(articles) / 2,
-                     text=cut(article.text, 0))  # fmt: skip
+        others = [title for title in titles if title != article.title]
+        if alike:
+            likeness = nearest_cosine(others, [article.title], corpus=titles)
+            wrong = [others[at] for at in np.argsort(-likeness, kind="stable")[: CHOICES - 1]]
+        else:
+            wrong = rng.sample(others, CHOICES - 1)
+        label, new = rng.randrange(CHOICES), i < len(articles) / 2
+        line = _line("article", rng, "", f"article {article.number}", new=new, text=cut(article.text, 0))
         choices = [*wrong[:label], article.title, *wrong[label:]]
-        lines.append(
-            {**line, "choices": choices, "label": label, "phrasing": "new" if i < len(articles) / 2 else "seen"}
-        )
-        del lines[-1]["answer"]
+        line |= {"choices": choices, "label": label, "task": task, "phrasing": "new" if new else "seen"}
+        lines.append({key: value for key, value in line.items() if key != "answer"})
     return lines
 
 
@@ -153,7 +162,7 @@ def build(
     valid += [_line("article", rng, article.title, article.number, text=cut(article.text, 0)) for article in spare]
     rng.shuffle(train)
     rng.shuffle(valid)
-    asked = article_choices(held, rng)
+    asked, hard = (article_choices(held, rng, alike=alike) for alike in (False, True))
     meta = {
         "name": "legal",
         "command": f"python train/data/legal.py --out DIR --seed {seed}",
@@ -171,9 +180,13 @@ def build(
                 label: sum(line["answer"] == label for line in test) for label in sorted(set(CLASSES.values()))
             },
         },
-        "tests": {"test.jsonl": "exact match of the class", "test_article.jsonl": "title among 4 by log-likelihood"},
+        "tests": {
+            "test.jsonl": "exact match of the class",
+            "test_article.jsonl": "title among 4 by log-likelihood",
+            "test_article_alike.jsonl": "title among the 4 most alike by log-likelihood",
+        },
     }
-    return {"train": train, "valid": valid, "test": test, "test_article": asked}, meta
+    return {"train": train, "valid": valid, "test": test, "test_article": asked, "test_article_alike": hard}, meta
 
 
 def _build(arguments: argparse.Namespace) -> tuple[dict[str, list[Line]], dict[str, Any]]:
