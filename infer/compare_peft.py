@@ -24,7 +24,7 @@ from training_plan import Plan
 BASE = "smollm2-135m"
 PAGE = Path(__file__).parent.parent / "docs" / "training_speed.md"
 THREADS = 2
-LENGTH, STEP_ROWS = 256, 8  # the defaults of `mbjax pack train`
+LENGTH = 256  # the default of `mbjax pack train`
 PACKAGES = ("jax", "torch", "transformers", "peft")
 TARGETS = (  # (key, what it is, the bound, whether that is the least or the most)
     ("speed_ratio", "tokens per second, mbjax / PEFT", 2.0, "least"),
@@ -60,7 +60,7 @@ class Worker:
         return json.loads(line)
 
 
-def write_inputs(data: Path, folder: Path) -> Plan:
+def write_inputs(data: Path, folder: Path, step_rows: int) -> Plan:
     """The plan, and the base as a Hugging Face directory made of mbjax's own arrays."""
     import jax
     import numpy as np
@@ -73,7 +73,7 @@ def write_inputs(data: Path, folder: Path) -> Plan:
 
     base = load_base(BASE, "float32")
     examples = read_examples(data / "train.jsonl", base.tokenizer, base.config.max_context)
-    plan = Plan.of(examples, pack_rows(examples, LENGTH, seed=0), STEP_ROWS)
+    plan = Plan.of(examples, pack_rows(examples, LENGTH, seed=0), step_rows)
     plan.save(folder)
     leaves = jax.tree.leaves_with_path(base.params)
     tensors = {hf_name(jax.tree_util.keystr(path)): np.asarray(leaf) for path, leaf in leaves}
@@ -171,11 +171,13 @@ def score(adapters: dict[str, Path], data: Path, n_test: int) -> dict[str, float
     return scores
 
 
-def compare(data: Path, *, batch: int, segments: int, steps: int, minutes: float, n_test: int) -> dict[str, Any]:
+def compare(
+    data: Path, *, rows: int, batch: int, segments: int, steps: int, minutes: float, n_test: int
+) -> dict[str, Any]:
     """The whole comparison as one document."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        plan = write_inputs(data, folder)
+        plan = write_inputs(data, folder, rows)
         commands = {
             "mbjax": ["mbjax_trainer.py", str(folder), BASE],
             "peft": ["peft_trainer.py", str(folder), "--batch", str(batch), "--threads", str(THREADS)],
@@ -190,7 +192,7 @@ def compare(data: Path, *, batch: int, segments: int, steps: int, minutes: float
             "machine": machine(),
             "versions": {name: version(name) for name in PACKAGES},
             "examples_per_step": round(sum(len(plan.examples_of(i)) for i in range(steps)) / steps, 1),
-            "step_rows": STEP_ROWS,
+            "step_rows": rows,
             "peft_batch": batch,
             "segments": segments,
             "steps": steps,
@@ -240,7 +242,10 @@ def page(document: dict[str, Any]) -> str:
             f" {document['examples_per_step']:.0f} examples. {document['machine']}; {versions}. Made by"
         ),
         "",
-        f"    python infer/compare_peft.py --data DIR --minutes {document.get('minutes', 0):g} --write",
+        (
+            f"    python infer/compare_peft.py --data DIR --rows {document['step_rows']}"
+            f" --minutes {document.get('minutes', 0):g} --write"
+        ),
         "",
         (
             f"- mbjax: a pack of the default form, rank 16 on the fusion layers, cached tap states, {document['step_rows']}"
@@ -292,13 +297,14 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=400, help="chapter questions to score on")
     parser.add_argument("--segments", type=int, default=5, help="timed turns of each")
     parser.add_argument("--steps", type=int, default=2, help="optimiser steps of a segment")
+    parser.add_argument("--rows", type=int, default=8, help="packed rows of one optimiser step, for both")
     parser.add_argument("--batch", type=int, default=8, help="examples of one batch on PEFT's side")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
     parser.add_argument("--write", action="store_true", help=f"write the tables to {PAGE.parent.name}/{PAGE.name}")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # XLA makes as many threads as it sees processors
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    settings = {name: getattr(arguments, name) for name in ("batch", "segments", "steps", "minutes")}
+    settings = {name: getattr(arguments, name) for name in ("rows", "batch", "segments", "steps", "minutes")}
     document = compare(arguments.data, n_test=arguments.test, **settings)
     print(json.dumps(document, ensure_ascii=False) if arguments.json else page(document))
     if arguments.write:

@@ -8,6 +8,7 @@ from tiny_engine import TINY, tiny_engine
 from mbjax.engine.bench import bench, read_bandwidth
 from mbjax.engine.programs import tree_bytes
 from mbjax.errors import InputError
+from mbjax.kernels.native import isa
 
 
 def test_the_figures_hang_together():
@@ -22,6 +23,7 @@ def test_the_figures_hang_together():
     document = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert {"prefill_tok_s", "decode_tok_s", "bandwidth_share", "swap_s", "memory"} <= set(document)
     assert document["swap_s"] is None
+    assert document["kernels"] == isa()
 
 
 @pytest.mark.parametrize(

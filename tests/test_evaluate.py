@@ -11,7 +11,7 @@ from tiny_engine import TINY, tiny_engine
 from tiny_text import write_jsonl
 
 from mbjax.engine.batch import answer_all
-from mbjax.engine.eval_file import Choice, Passage, Question, read_items
+from mbjax.engine.eval_file import Choice, Completion, Passage, Question, read_items
 from mbjax.engine.evaluate import evaluate
 from mbjax.engine.scoring import Row, row_logprobs, windows
 from mbjax.errors import InputError
@@ -89,6 +89,24 @@ def test_exact_match_compares_stripped_greedy_answers(engine):
     json.dumps(result.to_json(), allow_nan=False)
 
 
+def test_a_completion_is_measured_behind_its_prompt(engine):
+    pairs = [("Name it.", "  x = 1\n"), ("Say something longer.", "\u65e5\u672c")]
+    result = evaluate(engine, [Completion(prompt, text, "f:1") for prompt, text in pairs])
+    bits = []
+    for prompt, text in pairs:
+        start = engine.encode(prompt)
+        ids = [*start, *engine.base.tokenizer.encode(text)]
+        bits.append(-logprobs(engine, ids)[len(start) - 1 :].sum() / math.log(2))
+    np.testing.assert_allclose([item["bits"] for item in result.items], bits, rtol=1e-4)
+    assert result.summary == {"metric": "bits_per_byte", "value": pytest.approx(sum(bits) / 14, rel=1e-4), "n": 2}
+
+
+def test_another_match_names_another_metric(engine):
+    answer = engine.generate("one", max_tokens=64).text
+    result = evaluate(engine, [Question("one", f"{answer} 7", "f:1", "", "last_number")])
+    assert result.summary == {"metric": "last_number", "value": float(answer.endswith("7")), "n": 1}
+
+
 def test_an_answer_does_not_depend_on_its_neighbours(engine):
     rng = np.random.default_rng(1)
     prompts = [rng.integers(0, 256, n).tolist() for n in (3, 40, 70, 20, 32, 33, 60, 5, 6, 7, 8, 9, 10, 11)]
@@ -113,6 +131,10 @@ def test_every_form_is_read(tmp_path):
     path = tmp_path / "f.jsonl"
     assert read_items(write_jsonl(path, [question, question]))[1] == Question("p", "a", f"{path}:2")
     assert read_items(write_jsonl(path, [choice])) == [Choice("p", ("a", "b"), 1, f"{path}:1")]
+    code = {"prompt": "p", "answer": "a", "match": "parses", "prefix": "def f():\n"}
+    assert read_items(write_jsonl(path, [code])) == [Question("p", "a", f"{path}:1", "", "parses", "def f():\n")]
+    completion = {"prompt": "p", "completion": " c", "task": "t"}
+    assert read_items(write_jsonl(path, [completion])) == [Completion("p", " c", f"{path}:1", "t")]
     path.write_text('\n{"text": "t"}\n\n')
     assert read_items(path) == [Passage("t", f"{path}:2")]
 
@@ -130,6 +152,11 @@ def test_every_form_is_read(tmp_path):
         ('{"answer": "a"}\n', ':1: "prompt" must be text'),
         ('{"prompt": "", "answer": "a"}\n', ':1: "prompt" must be text'),
         ('{"prompt": "p", "answer": 3}\n', ':1: "answer" must be text'),
+        ('{"prompt": "p", "answer": "a", "match": "near"}\n', ':1: "match" must be one of'),
+        (
+            '{"prompt": "p", "answer": "1"}\n{"prompt": "p", "answer": "1", "match": "last_number"}\n',
+            ":2: is of another",
+        ),
         ('{"prompt": "p", "choices": ["a"], "label": 0}\n', ':1: "choices" must be'),
         ('{"prompt": "p", "choices": ["a", ""], "label": 0}\n', ':1: "choices" must be'),
         ('{"prompt": "p", "choices": ["a", "b"], "label": 2}\n', ':1: "label" must be'),

@@ -7,8 +7,7 @@ import pytest
 
 from mbjax.kernels import native, twins
 from mbjax.kernels.attention import attend
-from mbjax.kernels.layers import KV, Angles, LayerWeights, Quantized, decoder_layers
-from mbjax.kernels.layers import _twin as layers_twin
+from mbjax.kernels.bundle import Quantized
 from mbjax.kernels.linear import linear
 from mbjax.kernels.tiles import pack4, tile_scales, tile_values, unpack4, untile_scales, untile_values
 
@@ -127,8 +126,8 @@ def cache(rng, lanes, kv_heads, positions, width, dtype):
     k, v = normal(rng, lanes, kv_heads, positions, width), normal(rng, lanes, kv_heads, positions, width)
     if dtype == "int8":
         (k, ks), (v, vs) = twins.quantize_kv(k), twins.quantize_kv(v)
-        return KV(k, v, ks, vs)
-    return KV(k.astype(dtype), v.astype(dtype))
+        return (k, v, ks, vs)
+    return (k.astype(dtype), v.astype(dtype))
 
 
 @needs_native
@@ -148,7 +147,7 @@ def test_attention_equals_its_twin(dtype, tokens, heads, kv_heads, width, length
     kv = cache(rng, 2, kv_heads, 304, width, dtype)
     beyond = max(lengths) + tokens
     if dtype == "float32":  # what is not valid is not read
-        kv = KV(kv.k.at[:, :, beyond:].set(np.nan), kv.v.at[:, :, beyond:].set(np.nan))
+        kv = tuple(x.at[:, :, beyond:].set(np.nan) for x in kv)
     q, at = normal(rng, 2, tokens, heads, width) * 2, jnp.asarray(lengths, jnp.int32)
     want = twin_attend(q, at, *kv)
     for _ in isas():
@@ -165,70 +164,3 @@ def test_attention_of_a_token_does_not_depend_on_how_many_there_are(dtype):
         for t in (0, 6, 7, 15):
             one = attend(q[:, t : t + 1], jnp.asarray([505 + t], jnp.int32), *kv)
             assert (np.asarray(one)[:, 0] == together[:, t]).all()
-
-
-def small_layer(rng, bits, qwen):
-    D, H, K, E, F = 96, 6, 2, 32, 160
-    shapes = {
-        "q": (H * E, D),
-        "k": (K * E, D),
-        "v": (K * E, D),
-        "o": (D, H * E),
-        "gate": (F, D),
-        "up": (F, D),
-        "down": (D, F),
-    }
-    products = {name: weight(rng, *shape, bits, 32, bits == 4) for name, shape in shapes.items()}
-    layer = LayerWeights(**products, attn_norm=normal(rng, D), mlp_norm=normal(rng, D))
-    if qwen:
-        layer = layer._replace(
-            q_bias=normal(rng, H * E),
-            k_bias=normal(rng, K * E),
-            v_bias=normal(rng, K * E),
-            q_norm=normal(rng, E),
-            k_norm=normal(rng, E),
-        )
-    return layer
-
-
-jitted = jax.jit(decoder_layers, static_argnums=(5, 6, 7))
-jitted_twin = jax.jit(layers_twin, static_argnums=(5, 6, 7))
-
-
-def run_layers(h, lengths, layers, kvs, run=jitted):
-    angle = (lengths[:, None] + jnp.arange(h.shape[1], dtype=jnp.int32)[None]).astype(jnp.float32)
-    angle = angle[:, :, None] * jnp.exp(-jnp.arange(16, dtype=jnp.float32) / 3)[None, None]
-    return run(h, lengths, Angles(jnp.cos(angle), jnp.sin(angle)), layers, kvs, 6, 160, 1e-5)
-
-
-@needs_native
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize(("bits", "tokens", "qwen"), [(8, 1, False), (4, 4, True), (4, 21, False)])
-def test_layers_equal_their_twin(dtype, bits, tokens, qwen):
-    rng = np.random.default_rng(8)
-    layers = tuple(small_layer(rng, bits, qwen) for _ in range(2))
-    kvs = tuple(cache(rng, 2, 2, 64, 32, dtype) for _ in range(2))
-    h, lengths = normal(rng, 2, tokens, 96), jnp.asarray([3, 40], jnp.int32)
-    want, want_kv = run_layers(h, lengths, layers, kvs, jitted_twin)
-    for _ in isas():
-        got, got_kv = run_layers(h, lengths, layers, kvs)
-        close(got, want, 0.02)
-        for a, b in zip(jax.tree.leaves(got_kv), jax.tree.leaves(want_kv), strict=True):
-            close(a.astype(jnp.float32), b.astype(jnp.float32), 0.03)
-        for lane, n in enumerate((3, 40)):  # nothing but the new positions is written
-            old, new = np.asarray(kvs[0].k[lane]), np.asarray(got_kv[0].k[lane])
-            assert (new[:, :n] == old[:, :n]).all()
-            assert (new[:, n + tokens :] == old[:, n + tokens :]).all()
-
-
-@needs_native
-def test_layers_give_the_same_bits_for_tokens_together_and_one_by_one():
-    rng = np.random.default_rng(9)
-    layers, kvs = (small_layer(rng, 4, False),), (cache(rng, 1, 2, 32, 32, "float32"),)
-    h = normal(rng, 1, 5, 96)
-    for _ in isas():
-        together, _ = run_layers(h, jnp.asarray([4], jnp.int32), layers, kvs)
-        kv = kvs
-        for t in range(5):
-            one, kv = run_layers(h[:, t : t + 1], jnp.asarray([4 + t], jnp.int32), layers, kv)
-            assert (np.asarray(one)[:, 0] == np.asarray(together)[:, t]).all()

@@ -1,11 +1,16 @@
-"""Classical baselines on a built data set: what a pack must beat to be worth having.
+"""Classical baselines on built data sets: what a pack must beat to be worth having.
 
-    python train/baselines.py DIR [--json]
+    python train/baselines.py DIR [DIR ...] [--json]
 
-DIR holds train.jsonl and test.jsonl as a builder in train/data writes them. Per task: the majority class, the nearest
-training text (character 3- to 5-gram TF-IDF, cosine), a vote of the ten nearest, the nearest class centroid, and a linear
-SVM where the classes are few enough for one. They see the bare `term` where a line has one, so no phrasing stands in their way. Needs the
-extra `data`.
+Each DIR holds train.jsonl and test*.jsonl as a builder in train/data writes them. By the form of a test file:
+
+- questions with an answer: the majority answer, the nearest training text (character 3- to 5-gram TF-IDF, cosine), a
+  vote of the ten nearest, the nearest class centroid, and a linear SVM where the classes are few enough for one. They see
+  the bare `term` where a line has one, so no phrasing stands in their way;
+- choices: the choice most like the prompt, most like the answers to like prompts, and most likely to byte n-grams;
+- completions: byte n-grams of the training text, in bits per byte.
+
+Needs the extra `data`.
 """
 
 import argparse
@@ -14,13 +19,18 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.sparse
+from choice_baselines import choice_predictions
+from ngram_baseline import ORDER, NgramModel, training_text
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import f1_score
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
+from mbjax.engine.match import METRICS, is_right
 from mbjax.errors import InputError, MbjaxError
 
 SVM_CLASSES = 100  # one-against-rest weights for thousands of classes would need gigabytes
@@ -28,16 +38,18 @@ SVM_CLASSES = 100  # one-against-rest weights for thousands of classes would nee
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy of one baseline on one task, with the half-width of its 95% interval (normal approximation)."""
+    """One baseline on one task of a file, with the half-width of its 95% interval (normal approximation)."""
 
+    data: str
     task: str
     baseline: str
-    accuracy: float
+    metric: str
+    value: float
     half_width: float
     n: int
 
 
-def read_lines(path: Path) -> list[dict[str, str]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a JSONL file; raises InputError naming the line that is none."""
     try:
         texts = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -49,8 +61,9 @@ def read_lines(path: Path) -> list[dict[str, str]]:
             line = json.loads(text)
         except ValueError as error:
             raise InputError(f"{path}:{number}: is no JSON ({error})") from error
-        if not isinstance(line, dict) or not {"prompt", "answer", "task"} <= line.keys():
-            raise InputError(f"{path}:{number}: needs the fields prompt, answer and task")
+        form = isinstance(line, dict) and line.keys() & {"answer", "choices", "completion"}
+        if not form or not {"prompt", "task"} <= line.keys():
+            raise InputError(f"{path}:{number}: needs the fields prompt and task, and answer, choices or completion")
         lines.append(line)
     return lines
 
@@ -99,45 +112,92 @@ def _vote(
     return np.array(best)
 
 
-def score_task(task: str, train: list[dict[str, str]], test: list[dict[str, str]]) -> list[Score]:
-    """All baselines on the lines of one task."""
-    text = [line.get("term", line["prompt"]) for line in train]
-    asked = [line.get("term", line["prompt"]) for line in test]
+def score_file(data: str, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> list[Score]:
+    """All baselines on the tasks of one file, whose lines have one form."""
+    if "choices" in test[0]:
+        found = choice_predictions(train, test)
+        right = {
+            name: [at == line["label"] for at, line in zip(given, test, strict=True)] for name, given in found.items()
+        }
+        return [_share(data, "acc", task, name, given, test) for name, given in right.items() for task in _tasks(test)]
+    if "completion" in test[0]:
+        return _bits(data, train, test)
+    scores = []
+    for task in _tasks(test):
+        of_task = [line for line in train if line["task"] == task]
+        scores += _questions(data, task, of_task or train, [line for line in test if line["task"] == task])
+    return scores
+
+
+def _questions(data: str, task: str, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> list[Score]:
+    text, asked = ([line.get("term", line["prompt"]) for line in part] for part in (train, test))
     found = predictions(text, [line["answer"] for line in train], asked)
+    match = test[0].get("match", "exact")
     scores = []
     for name, given in found.items():
-        right = sum(answer == line["answer"] for answer, line in zip(given, test, strict=True)) / len(test)
-        scores.append(Score(task, name, right, 1.96 * math.sqrt(right * (1 - right) / len(test)), len(test)))
+        pairs = zip(given, test, strict=True)
+        right = [is_right(match, answer, line["answer"], line.get("prefix", "")) for answer, line in pairs]
+        scores.append(_share(data, METRICS[match], task, name, right, test))
+        if len({line["answer"] for line in test}) <= SVM_CLASSES and match == "exact":
+            truth = [line["answer"] for line in test]
+            macro = float(f1_score(truth, given, average="macro", labels=sorted({*truth})))
+            scores.append(Score(data, task, name, "macro_f1", macro, math.nan, len(test)))
     return scores
+
+
+def _share(data: str, metric: str, task: str, name: str, right: list[bool], test: list[dict[str, Any]]) -> Score:
+    """The share of right answers among the lines of a task."""
+    own = [correct for correct, line in zip(right, test, strict=True) if line["task"] == task]
+    share = sum(own) / len(own)
+    return Score(data, task, name, metric, share, 1.96 * math.sqrt(share * (1 - share) / len(own)), len(own))
+
+
+def _bits(data: str, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> list[Score]:
+    """Bits per byte of the completions of each task; the interval is that of a ratio of sums."""
+    model, scores = NgramModel(training_text(train)), []
+    for task in _tasks(test):
+        own = [line for line in test if line["task"] == task]
+        bits = np.array([model.bits(f"{line['prompt']}\n".encode(), line["completion"].encode()) for line in own])
+        sizes = np.array([len(line["completion"].encode()) for line in own])
+        value = bits.sum() / sizes.sum()
+        half = 1.96 * float(np.sqrt(((bits - value * sizes) ** 2).sum()) / sizes.sum())
+        scores.append(Score(data, task, f"byte {ORDER + 1}-grams", "bits_per_byte", float(value), half, len(own)))
+    return scores
+
+
+def _tasks(lines: list[dict[str, Any]]) -> list[str]:
+    return sorted({line["task"] for line in lines})
 
 
 def score(directory: Path) -> list[Score]:
-    """All baselines on all tasks of a data set; raises InputError for files that are none."""
-    train, test = read_lines(directory / "train.jsonl"), read_lines(directory / "test.jsonl")
-    scores = []
-    for task in sorted({line["task"] for line in test}):
-        of_task = [[line for line in part if line["task"] == task] for part in (train, test)]
-        if not of_task[0]:
-            raise InputError(f"{directory / 'train.jsonl'}: has no line of the task {task!r}")
-        scores += score_task(task, *of_task)
-    return scores
+    """All baselines on all test files of a data set; raises InputError for files that are none."""
+    train, files = read_lines(directory / "train.jsonl"), sorted(directory.glob("test*.jsonl"))
+    if not files:
+        raise InputError(f"{directory}: holds no test*.jsonl; build the data set first")
+    return [item for file in files for item in score_file(directory.name, train, read_lines(file))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("directory", type=Path)
+    parser.add_argument("directories", type=Path, nargs="+", metavar="DIR")
     parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
     options = parser.parse_args()
     try:
-        scores = score(options.directory)
+        scores = [item for directory in options.directories for item in score(directory)]
     except MbjaxError as error:
         parser.exit(error.exit_status, f"{error}\n")
     if options.json:
-        print(json.dumps({"scores": [vars(item) for item in scores]}, indent=2))
+        found = [
+            vars(item) | {"half_width": None if math.isnan(item.half_width) else item.half_width} for item in scores
+        ]
+        print(json.dumps({"scores": found}, indent=2))
         return
-    print("| task | baseline | accuracy | n |\n|---|---|---|---|")
+    print("| data | task | baseline | metric | value | n |\n|---|---|---|---|---|---|")
     for item in scores:
-        print(f"| {item.task} | {item.baseline} | {item.accuracy:.1%} ± {item.half_width:.1%} | {item.n} |")
+        interval = "" if math.isnan(item.half_width) else f" ± {item.half_width:.3f}"
+        print(
+            f"| {item.data} | {item.task} | {item.baseline} | {item.metric} | {item.value:.3f}{interval} | {item.n} |"
+        )
 
 
 if __name__ == "__main__":

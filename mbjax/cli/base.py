@@ -18,7 +18,12 @@ def fetch(name: str) -> Path:
 
 
 def load_engine(
-    base: str, dtype: str, context: int | None, packs: Path | None = None, force_base: bool = False
+    base: str,
+    dtype: str,
+    context: int | None,
+    packs: Path | None = None,
+    force_base: bool = False,
+    kv_dtype: str = "auto",
 ) -> "Engine":
     """An engine on the base that the options name; a catalog base that is missing is fetched."""
     from mbjax.io.catalog import entries
@@ -31,4 +36,4 @@ def load_engine(
 
         if packs is None and default_packs().is_dir():
             packs = default_packs()
-        return Engine.load(base, packs=packs, dtype=dtype, context=context, force_base=force_base)
+        return Engine.load(base, packs=packs, dtype=dtype, context=context, kv_dtype=kv_dtype, force_base=force_base)

@@ -16,6 +16,7 @@ def bench(
     packs: options.PacksOption = None,
     force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
+    kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", "-p", help="Tokens of the prefill.")] = 512,
     decode_tokens: Annotated[int, typer.Option("--decode-tokens", "-n", help="Tokens to decode.")] = 128,
@@ -23,7 +24,7 @@ def bench(
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure prefill and decode tokens/s, the share of the memory bandwidth, and memory."""
-    engine = load_engine(base, dtype, context, packs, force_base)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
     from mbjax.engine.bench import bench as run
 
     with progress_bar("measuring") as report:
@@ -42,4 +43,5 @@ def bench(
     print(f"decoding {decode_tokens}: {result.decode_tok_s:.1f} tokens/s")
     share = f"{result.bandwidth_share:.0%} of the {result.bandwidth / 1e9:.1f} GB/s that this device reads"
     print(f"bandwidth: {share}")
+    print(f"compiled CPU kernels: {result.kernels or 'none, XLA alone'}")
     print_table(bytes_table(result.memory.components, result.memory.peak, result.memory.budget))

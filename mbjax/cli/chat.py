@@ -18,6 +18,7 @@ def chat(
     packs: options.PacksOption = None,
     force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
+    kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
     max_tokens: options.TokensOption = 512,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
@@ -34,7 +35,7 @@ def chat(
     from mbjax.engine.conversation import Conversation
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    conversation = Conversation(load_engine(base, dtype, context, packs, force_base), system, pack)
+    conversation = Conversation(load_engine(base, dtype, context, packs, force_base, kv_dtype), system, pack)
     note("/reset forgets the conversation, /exit (or Ctrl-D) ends it, Ctrl-C stops an answer")
     while (text := _read()) is not None:
         if text == "/reset":

@@ -18,15 +18,16 @@ def evaluate(
     packs: options.PacksOption = None,
     force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
+    kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
     raw: options.RawOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Measure exact match ({"prompt", "answer"}), accuracy (... "choices", "label") or bits per byte ({"text"})."""
+    """Measure answers ({"prompt", "answer"}), accuracy (... "choices", "label") or bits per byte ("completion", "text")."""
     from mbjax.engine.eval_file import read_items
 
     items = read_items(file)  # before the base is loaded: a wrong line is told at once
-    engine = load_engine(base, dtype, context, packs, force_base)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
     from mbjax.engine.evaluate import evaluate as run
 
     with progress_bar("evaluating") as report:

@@ -18,6 +18,7 @@ def generate(
     packs: options.PacksOption = None,
     force_base: options.ForceOption = False,
     dtype: options.DtypeOption = "auto",
+    kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
     max_tokens: options.TokensOption = 256,
     raw: options.RawOption = False,
@@ -35,7 +36,7 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = load_engine(base, dtype, context, packs, force_base)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
     stream = engine.stream(text, pack=pack, max_tokens=max_tokens, sampling=sampling, stop=stop or (), raw=raw)
     if as_json:
         print_json(stream.reply("".join(stream)).to_json())

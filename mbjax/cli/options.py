@@ -13,6 +13,9 @@ BaseOption = Annotated[
     str, typer.Option("--base", "-b", metavar="NAME|PATH", help="Catalog name, HF directory or GGUF file.")
 ]
 DtypeOption = Annotated[str, typer.Option("--dtype", help="auto (as stored), float32, bfloat16, int8 or int4.")]
+KvOption = Annotated[
+    str, typer.Option("--kv-dtype", help="Of the KV cache: auto, float32, bfloat16 or int8 (half the memory).")
+]
 ContextOption = Annotated[
     int | None,
     typer.Option(

@@ -12,6 +12,7 @@ from mbjax.cli.output import bytes_table, print_json, print_table, working
 def plan(
     base: options.BaseOption = DEFAULT_BASE,
     dtype: options.DtypeOption = "auto",
+    kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
     budget: Annotated[str | None, typer.Option("--budget", metavar="SIZE", help="For example 4GiB or 800MB.")] = None,
     as_json: options.JsonOption = False,
@@ -23,7 +24,7 @@ def plan(
     with working("planning"):
         from mbjax.engine.plan import plan_base
 
-        result = plan_base(base, dtype=dtype, context=context, budget=size)
+        result = plan_base(base, dtype=dtype, kv_dtype=kv_dtype, context=context, budget=size)
     if as_json:
         print_json(result.to_json())
         return

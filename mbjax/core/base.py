@@ -5,6 +5,7 @@ G query heads per key/value head, E head width, F feed-forward width, V vocabula
 """
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import flax.struct
 import jax
@@ -12,9 +13,12 @@ import jax.numpy as jnp
 
 from mbjax.core.cache import LayerKV, append
 from mbjax.core.config import ModelConfig
-from mbjax.core.lora import LayerLora, adapted
-from mbjax.core.ops import attend, attend_cached, linear, rms_norm, rope
+from mbjax.core.lora import MAP_OUTPUT, LayerLora, adapted
+from mbjax.core.ops import attend, attend_cached, linear, lookup, rms_norm, rope
 from mbjax.core.param import fan_in, ones, param, zeros
+
+if TYPE_CHECKING:
+    from mbjax.core.fused import Bundle
 
 Deltas = tuple[LayerLora | None, ...]  # one layer's low-rank parts, one entry per pack
 
@@ -50,7 +54,7 @@ class Layer:
 @flax.struct.dataclass
 class Base:
     embed: jax.Array  # [V, D]
-    layers: tuple[Layer, ...]  # L separate pytrees: slicing a stack would copy every layer at every step
+    layers: "tuple[Layer, ...] | Bundle"  # L separate pytrees (slicing a stack would copy them all), or see `fused`
     norm: jax.Array  # [D]
     head: jax.Array | None  # [V, D]; None where the head is tied to the embedding
 
@@ -109,7 +113,7 @@ def run_layers(
     gates: jax.Array | None = None,
     segments: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[LayerKV, ...] | None]:
-    """Transformer layers over h [B, T, D] at positions int32 [B, T].
+    """Transformer layers over h [B, T, D] at positions int32 [B, T], operation by operation.
 
     kvs are the layers' caches (None: a full pass, nothing cached); deltas are per layer the packs' low-rank parts,
     weighed by gates float32 [B, T, P]; segments int32 [B, T] part packed rows of a full pass, see `ops.Rows`.
@@ -136,8 +140,8 @@ def _layer(
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
     body = partial(_blocks, config=config)
-    if kv is None:  # a full pass may be differentiated: keep its products, make the cheap rest again
-        body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+    if kv is None:  # a full pass may be differentiated: keep what the maps give, make the cheap rest again
+        body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(MAP_OUTPUT))
     return body(params, h, positions, kv, deltas, gates, segments)
 
 
@@ -196,7 +200,7 @@ def _heads(x: jax.Array, n_heads: int) -> jax.Array:
 
 def embed(params: Base, tokens: jax.Array) -> jax.Array:
     """tokens int32 [B, T] -> h [B, T, D]."""
-    return jnp.take(params.embed, tokens, axis=0)
+    return lookup(params.embed, tokens)
 
 
 def head(params: Base, h: jax.Array, *, config: ModelConfig) -> jax.Array:

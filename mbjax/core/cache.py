@@ -1,32 +1,85 @@
 """The key/value cache: a pytree that every step takes, donates and returns anew."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from mbjax.core.config import ModelConfig
+from mbjax.kernels.layers import zeros
+from mbjax.kernels.twins import quantize_kv
+
+KV_DTYPES = ("float32", "bfloat16", "int8")
 
 
 @flax.struct.dataclass
 class LayerKV:
-    """Keys (rotated) and values of one layer."""
+    """Keys (rotated) and values of one layer; int8 ones have a scale for each position and head."""
 
     k: jax.Array  # [B, K, S, E]
     v: jax.Array  # [B, K, S, E]
+    k_scales: jax.Array | None = None  # float32 [B, K, S]
+    v_scales: jax.Array | None = None
+
+
+@flax.struct.dataclass
+class StackedKV:
+    """The same of all layers in one array, as the kernel takes them: one argument of a step instead of many.
+
+    Stands for `count` layers from `first` on; the arrays are always whole.
+    """
+
+    values: jax.Array  # [L, 2, B, K, S, E], keys and values
+    scales: jax.Array  # float32 [L, 2, B, K, S] for int8, else [0]
+    first: int = flax.struct.field(pytree_node=False)
+    count: int = flax.struct.field(pytree_node=False)
+
+    def unstacked(self) -> tuple[LayerKV, ...]:
+        """One by one; copies."""
+        own, has_scales = range(self.first, self.first + self.count), self.scales.size > 0
+        return tuple(LayerKV(*self.values[i], *(self.scales[i] if has_scales else ())) for i in own)
+
+    def holding(self, layers: tuple[LayerKV, ...]) -> "StackedKV":
+        """The same with these layers' arrays in it."""
+        values, scales = self.values, self.scales
+        for i, kv in enumerate(layers, start=self.first):
+            values = values.at[i].set(jnp.stack([kv.k, kv.v]))
+            if kv.k_scales is not None and kv.v_scales is not None:
+                scales = scales.at[i].set(jnp.stack([kv.k_scales, kv.v_scales]))
+        return dataclasses.replace(self, values=values, scales=scales)
+
+
+Layers = tuple[LayerKV, ...] | StackedKV
 
 
 @flax.struct.dataclass
 class Cache:
     """KV state of B lanes. Positions at or beyond `length` hold nothing of value; the next write replaces them."""
 
-    layers: tuple[LayerKV, ...]  # L of them; separate arrays, so that a step updates each in place
+    layers: Layers  # L of them; separate arrays, so that a step updates each in place, or stacked for the kernel
     length: jax.Array  # int32 [B], valid positions of each lane
-    experts: tuple[tuple[LayerKV, ...] | None, ...] = ()  # per pack, the layers of its expert; None without one
+    experts: tuple[Layers | None, ...] = ()  # per pack, the layers of its expert; None without one
     tap: jax.Array | None = None  # [B, S, D], kept so that an expert switched on later can read what came before
 
     @property
     def capacity(self) -> int:
-        return self.layers[0].k.shape[2]
+        return self.layers.values.shape[4] if isinstance(self.layers, StackedKV) else self.layers[0].k.shape[2]
+
+    def part(self, start: int, stop: int) -> Layers:
+        """Layers [start, stop)."""
+        if isinstance(self.layers, StackedKV):
+            return dataclasses.replace(self.layers, first=start, count=stop - start)
+        return self.layers[start:stop]
+
+    def with_part(self, start: int, new: Layers) -> "Cache":
+        """The cache with the layers from `start` on in their new state."""
+        if isinstance(new, StackedKV):
+            layers = dataclasses.replace(new, first=0, count=new.values.shape[0])
+        else:
+            assert not isinstance(self.layers, StackedKV)
+            layers = (*self.layers[:start], *new, *self.layers[start + len(new) :])
+        return dataclasses.replace(self, layers=layers)
 
 
 def init_cache(
@@ -35,21 +88,27 @@ def init_cache(
     capacity: int,
     dtype: str = "float32",
     experts: tuple[ModelConfig | None, ...] = (),
+    stacked: bool = False,
 ) -> Cache:
-    """An empty cache for `batch` lanes of at most `capacity` positions.
+    """An empty cache for `batch` lanes of at most `capacity` positions; `dtype` is one of KV_DTYPES.
 
     `experts` is the shape of each pack's expert, None for a pack without one; where there is any, tap states are kept.
+    `stacked` is the form for bundled layers, see `fused`.
     """
 
-    def layers(shape_of: ModelConfig) -> tuple[LayerKV, ...]:
+    def layers(shape_of: ModelConfig) -> Layers:
         shape = (batch, shape_of.n_kv_heads, capacity, shape_of.head_dim)
-        return tuple(LayerKV(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(shape_of.n_layers))
+        if stacked:
+            return _stacked(shape_of.n_layers, shape, dtype)
+        return tuple(_empty(shape, dtype) for _ in range(shape_of.n_layers))
+
+    tap_dtype = "bfloat16" if dtype == "int8" else dtype
 
     return Cache(
         layers=layers(config),
         length=jnp.zeros((batch,), jnp.int32),
         experts=tuple(None if expert is None else layers(expert) for expert in experts),
-        tap=jnp.zeros((batch, capacity, config.d_model), dtype) if any(experts) else None,
+        tap=jnp.zeros((batch, capacity, config.d_model), tap_dtype) if any(experts) else None,
     )
 
 
@@ -60,5 +119,29 @@ def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array) -> LayerKV
         return jax.lax.dynamic_update_slice_in_dim(lane, new, at, axis=1)
 
     place = jax.vmap(write)
-    k_new, v_new = (x.swapaxes(1, 2).astype(kv.k.dtype) for x in (k, v))
-    return LayerKV(place(kv.k, k_new, start), place(kv.v, v_new, start))
+    k_new, v_new = (x.swapaxes(1, 2) for x in (k, v))
+    if kv.k_scales is None or kv.v_scales is None:
+        return LayerKV(place(kv.k, k_new.astype(kv.k.dtype), start), place(kv.v, v_new.astype(kv.v.dtype), start))
+    (k_new, k_scales), (v_new, v_scales) = (quantize_kv(x.astype(jnp.float32)) for x in (k_new, v_new))
+    return LayerKV(
+        place(kv.k, k_new, start),
+        place(kv.v, v_new, start),
+        place(kv.k_scales, k_scales, start),
+        place(kv.v_scales, v_scales, start),
+    )
+
+
+def _stacked(n_layers: int, shape: tuple[int, ...], dtype: str) -> StackedKV:
+    whole = (n_layers, 2, *shape)
+    scales = zeros(whole[:-1] if dtype == "int8" else (0,), "float32")
+    return StackedKV(zeros(whole, dtype), scales, 0, n_layers)
+
+
+def _empty(shape: tuple[int, ...], dtype: str) -> LayerKV:
+    def values() -> jax.Array:
+        return jnp.zeros(shape, dtype)
+
+    def scales() -> jax.Array | None:
+        return jnp.zeros(shape[:-1], jnp.float32) if dtype == "int8" else None
+
+    return LayerKV(values(), values(), scales(), scales())

@@ -6,13 +6,14 @@ It reads the whole conversation whatever its gates; a gate weighs only what it a
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from mbjax.core.base import Base, Layer, declare_layer, run_layers
-from mbjax.core.cache import LayerKV
+from mbjax.core.base import Base, Layer, declare_layer
+from mbjax.core.cache import Layers
 from mbjax.core.config import ModelConfig
 from mbjax.core.ops import linear, rms_norm
 from mbjax.core.param import fan_in, ones, param, zeros
@@ -57,13 +58,12 @@ def copy_layers(expert: Expert, base: Base, start: int) -> Expert:
 
 
 def run_expert(
-    expert: Expert,
-    h: jax.Array,
-    positions: jax.Array,
-    kv: tuple[LayerKV, ...] | None,
-    segments: jax.Array | None = None,
-) -> tuple[jax.Array, tuple[LayerKV, ...] | None]:
-    """What the expert would add, before its gate. h [B, T, D] at the tap, positions int32 [B, T] -> [B, T, D]."""
+    expert: Expert, h: jax.Array, run: Callable[[jax.Array], tuple[jax.Array, Layers | None]]
+) -> tuple[jax.Array, Layers | None]:
+    """What the expert would add, before its gate: h [B, T, D] at the tap -> [B, T, D], and its caches.
+
+    `run` takes [B, T, De] through its layers, see `forward`.
+    """
     with jax.named_scope("expert"):
-        x, kv = run_layers(expert.layers, linear(h, expert.into), positions, kv, expert.config, segments=segments)
+        x, kv = run(linear(h, expert.into))
         return linear(rms_norm(x, expert.norm, expert.config.rms_eps), expert.out), kv

@@ -8,19 +8,22 @@ logits = head(base, h)
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mbjax.core.base import Base, Deltas, embed, head, run_layers
-from mbjax.core.cache import Cache
+from mbjax.core import fused
+from mbjax.core.base import Base, Deltas, Layer, embed, head, run_layers
+from mbjax.core.cache import Cache, Layers, StackedKV
 from mbjax.core.config import ModelConfig
 from mbjax.core.expert import run_expert
 from mbjax.core.lora import add_gated
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
+from mbjax.core.slots import Slot, as_pack
 
-Packs = tuple[Pack, ...]
+Packs = tuple[Pack | Slot, ...]
 
 
 @partial(jax.jit, static_argnames="config")
@@ -98,14 +101,14 @@ def advance(cache: Cache, n_tokens: jax.Array | int) -> Cache:
 
 def catch_up(packs: Packs, p: int, cache: Cache) -> Cache:
     """Fills the KV of pack p's expert from the tap states kept: the conversation as it would have read it."""
-    expert = packs[p].expert
+    expert = as_pack(packs[p]).expert
     if expert is None:
         return cache
     if cache.tap is None:
         raise ValueError("the cache keeps no tap states; make it with the packs given")
     n_batch, capacity = cache.tap.shape[:2]
     positions = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32)[None, :], (n_batch, capacity))
-    _, kv = run_expert(expert, cache.tap, positions, cache.experts[p])
+    _, kv = _expert(packs[p], cache.tap, positions, cache.experts[p], None)
     return _with_expert(cache, p, kv)
 
 
@@ -116,12 +119,27 @@ def _experts(
     positions, segments = _places(h, cache, rows)
     terms = []
     for p, pack in enumerate(packs):
-        if pack.expert is not None:
+        if as_pack(pack).expert is not None:
             own = cache.experts[p] if cache is not None else None
-            term, kv = run_expert(pack.expert, h, positions, own, segments)
+            term, kv = _expert(pack, h, positions, own, segments)
             terms.append((gates[..., p, None], term))
             cache = cache if cache is None else _with_expert(cache, p, kv)
     return add_gated(h, terms), cache
+
+
+def _expert(
+    pack: Pack | Slot, h: jax.Array, positions: jax.Array, kvs: Layers | None, segments: jax.Array | None
+) -> tuple[jax.Array, Layers | None]:
+    """What a pack's expert adds to h [B, T, D], before its gate."""
+    expert = as_pack(pack).expert
+    assert expert is not None
+
+    def run(x: jax.Array) -> tuple[jax.Array, Layers | None]:
+        if fused.takes_expert(pack, kvs):
+            return fused.run_expert(pack, x, positions, kvs, expert.config)
+        return _op_by_op(expert.layers, x, positions, kvs, expert.config, None, None, segments)
+
+    return run_expert(expert, h, run)
 
 
 def _run(
@@ -136,15 +154,27 @@ def _run(
 ) -> tuple[jax.Array, Cache | None]:
     """The base's layers `which` with the packs' deltas."""
     start, stop = which.start, which.stop
-    deltas: tuple[Deltas, ...] = tuple(
-        tuple(pack.lora.layers[i] if pack.lora is not None else None for pack in packs) for i in which
-    )
-    kvs = cache.layers[start:stop] if cache is not None else None
+    layers, kvs = params.layers[start:stop], cache.part(start, stop) if cache is not None else None
     positions, segments = _places(h, cache, rows)
-    h, kvs = run_layers(params.layers[start:stop], h, positions, kvs, config, deltas, gates, segments)
-    if cache is None or kvs is None:
-        return h, None
-    return h, dataclasses.replace(cache, layers=(*cache.layers[:start], *kvs, *cache.layers[stop:]))
+    if fused.takes(layers, kvs, packs):
+        h, kvs = fused.run(layers, h, positions, kvs, config, packs, gates)
+    else:
+        opened = [as_pack(pack).lora for pack in packs]
+        deltas: tuple[Deltas, ...] = tuple(tuple(lora and lora.layers[i] for lora in opened) for i in which)
+        layers = layers.opened() if isinstance(layers, fused.Bundle) else layers
+        h, kvs = _op_by_op(layers, h, positions, kvs, config, deltas, gates, segments)
+    return h, None if cache is None or kvs is None else cache.with_part(start, kvs)
+
+
+def _op_by_op(
+    layers: tuple[Layer, ...], h: jax.Array, positions: jax.Array, kvs: Layers | None, *rest: Any
+) -> tuple[jax.Array, Layers | None]:
+    """`run_layers` over caches of either form."""
+    if not isinstance(kvs, StackedKV):
+        return run_layers(layers, h, positions, kvs, *rest)
+    h, new = run_layers(layers, h, positions, kvs.unstacked(), *rest)
+    assert new is not None
+    return h, kvs.holding(new)
 
 
 def _places(h: jax.Array, cache: Cache | None, rows: Rows | None) -> tuple[jax.Array, jax.Array | None]:
@@ -161,5 +191,5 @@ def _keep(tap: jax.Array, h: jax.Array, start: jax.Array) -> jax.Array:
     return write(tap, h.astype(tap.dtype), start)
 
 
-def _with_expert(cache: Cache, p: int, kv: tuple | None) -> Cache:
+def _with_expert(cache: Cache, p: int, kv: Layers | None) -> Cache:
     return dataclasses.replace(cache, experts=(*cache.experts[:p], kv, *cache.experts[p + 1 :]))

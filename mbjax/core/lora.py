@@ -8,12 +8,14 @@ from collections.abc import Iterable
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mbjax.core.config import ModelConfig
 from mbjax.core.ops import linear
 from mbjax.core.param import fan_in, param, zeros
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
+MAP_OUTPUT = "map output"  # the name by which a backward pass may keep what an adapted map gives
 
 
 @flax.struct.dataclass
@@ -101,9 +103,10 @@ def adapted(
     for p, layer in enumerate(deltas):
         delta: LowRank | None = getattr(layer, target) if layer is not None else None
         if delta is not None:
-            low = linear(linear(x, delta.a), delta.b).astype(jnp.float32) * delta.scale
+            scale = jax.lax.stop_gradient(delta.scale)  # a setting: its gradient would keep every delta in memory
+            low = linear(linear(x, delta.a), delta.b).astype(jnp.float32) * scale
             terms.append((gates[..., p, None], low))
-    return add_gated(y, terms)
+    return checkpoint_name(add_gated(y, terms), MAP_OUTPUT)
 
 
 def add_gated(y: jax.Array, terms: list[tuple[jax.Array, jax.Array]]) -> jax.Array:

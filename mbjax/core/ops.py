@@ -11,7 +11,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from mbjax.core import quant
 from mbjax.core.cache import LayerKV
+from mbjax.core.quant import QTensor
+from mbjax.kernels import attention
 
 _BLOCK = 256  # cached positions that one turn of the attention loop reads
 _MASKED = -1e30  # finite, so that a row of masked scores stays free of NaN
@@ -37,13 +40,23 @@ def _row_sum_cpu(x: jax.Array) -> jax.Array:
     return _dot_cpu(rows, jnp.ones((2, x.shape[-1]), x.dtype))[:, 0].reshape(x.shape[:-1])
 
 
-def linear(x: jax.Array, weight: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-    """x [..., in] times weight [out, in], plus bias [out]; in x's dtype.
+def lookup(table: jax.Array | QTensor, index: jax.Array) -> jax.Array:
+    """Rows of an embedding [V, D], plain or quantised: index int32 [...] -> [..., D]."""
+    if isinstance(table, QTensor):
+        return quant.rows(table, index).astype(table.dtype)
+    return jnp.take(table, index, axis=0)
+
+
+def linear(x: jax.Array, weight: jax.Array | QTensor, bias: jax.Array | None = None) -> jax.Array:
+    """x [..., in] times weight [out, in], plain or quantised, plus bias [out]; in x's dtype.
 
     A row's bits do not depend on how many rows there are: see `_dot_cpu`.
     """
     rows = x.reshape(-1, x.shape[-1])
-    y = jax.lax.platform_dependent(rows, weight, cpu=_dot_cpu, default=_dot)
+    if isinstance(weight, QTensor):
+        y = quant.linear(rows, weight)
+    else:
+        y = jax.lax.platform_dependent(rows, weight, cpu=_dot_cpu, default=_dot)
     if bias is not None:
         y = (y.astype(jnp.float32) + bias[None, :]).astype(x.dtype)
     return y.reshape(*x.shape[:-1], weight.shape[0])
@@ -99,9 +112,26 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None 
 
 
 def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
-    """Attention over the cached positions up to each query's own; reads no block beyond the last one in use.
+    """Attention over the cached positions up to each query's own.
 
-    q [B, T, H, E]; kv [B, K, S, E] with the queries' own keys already in; positions int32 [B, T] -> [B, T, H*E].
+    q [B, T, H, E]; kv [B, K, S, E] with the queries' own keys already in; positions int32 [B, T], each lane's in
+    sequence -> [B, T, H*E]. Few tokens take the compiled kernel on the CPU, and so does every number of them over
+    int8; the rest is a loop of products.
+    """
+    few = q.shape[1] <= attention.FEW_TOKENS or kv.k_scales is not None
+    if few and attention.compiled_for(q.shape):
+        return jax.lax.platform_dependent(q, kv, positions, cpu=_attend_kernel, default=_attend_blocks)
+    return _attend_blocks(q, kv, positions)
+
+
+def _attend_kernel(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
+    mixed = attention.attend(q.astype(jnp.float32), positions[:, 0], kv.k, kv.v, kv.k_scales, kv.v_scales)
+    return mixed.reshape(*q.shape[:2], -1).astype(q.dtype)
+
+
+def _attend_blocks(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
+    """The same in blocks of positions, reading none beyond the last one in use.
+
     The softmax is accumulated block by block (Milakov and Gimelshein 2018); a block in which a lane has nothing adds
     exact zeros, so that a lane's bits do not depend on how long its neighbours are.
     """
@@ -113,7 +143,7 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
     def accumulate(i: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
         top, total, mixed = state  # [B, K, G, T], the same, [B, K, G, T, E]
         at = i * block
-        k, v = (jax.lax.dynamic_slice_in_dim(x, at, block, axis=2) for x in (kv.k, kv.v))
+        k, v = _block(kv.k, kv.k_scales, at, block), _block(kv.v, kv.v_scales, at, block)
         seen = (at + jnp.arange(block, dtype=jnp.int32))[None, None, :] <= positions[:, :, None]  # [B, T, block]
         scores = jnp.where(seen[:, None, None], _scores(grouped, k, n_tokens), _MASKED)
         new_top = jnp.maximum(top, scores.max(axis=-1))
@@ -131,6 +161,14 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
     n_blocks = jnp.minimum(positions.max() // block + 1, capacity // block)
     _, total, mixed = jax.lax.fori_loop(0, n_blocks, accumulate, start)
     return _ungroup(mixed / total[..., None], n_tokens).astype(q.dtype)
+
+
+def _block(x: jax.Array, scales: jax.Array | None, at: jax.Array, block: int) -> jax.Array:
+    """Positions [at, at + block) of a cache [B, K, S, E]; int8 ones come out as float32."""
+    part = jax.lax.dynamic_slice_in_dim(x, at, block, axis=2)
+    if scales is None:
+        return part
+    return part.astype(jnp.float32) * jax.lax.dynamic_slice_in_dim(scales, at, block, axis=2)[..., None]
 
 
 def _group(q: jax.Array, n_kv: int) -> jax.Array:

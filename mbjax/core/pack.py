@@ -18,7 +18,7 @@ class Pack:
 class Mix:
     """The packs in use and how much of each a lane takes in this turn."""
 
-    packs: tuple[Pack, ...]  # P of them
+    packs: "tuple[Pack | Slot, ...]"  # P of them
     gates: jax.Array  # float32 [B, P]
 
     def per_token(self, n_tokens: int) -> jax.Array:

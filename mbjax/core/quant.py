@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from mbjax.core.int8_dot import int8_linear
 from mbjax.kernels import tiles, twins
-from mbjax.kernels.layers import Quantized
+from mbjax.kernels.bundle import Quantized
 from mbjax.kernels.linear import linear as _tiled_linear
 
 GROUPS = (32, 64, 128)

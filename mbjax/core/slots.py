@@ -8,16 +8,22 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import flax.struct
 import jax
 import numpy as np
 
 from mbjax.core.config import ModelConfig
 from mbjax.core.expert import declare_expert
-from mbjax.core.lora import TARGETS, Lora, declare_lora
+from mbjax.core.lora import TARGETS, Lora, declare_lora, map_shapes
 from mbjax.core.pack import Pack
 from mbjax.core.param import abstract_params
+from mbjax.kernels.bundle import MAPS, LayerPlace, MapPlace, in_huge_pages
+from mbjax.kernels.layers import DeltaPlace
 
 _ALIGN = 16  # float32 values: every leaf of a slot starts on a cache line
+_EXPERT_MAPS = (*(f".attn.{name}" for name in MAPS[:4]), *(f".mlp.{name}" for name in MAPS[4:]))
+_EXPERT_VECTORS = (".attn.norm", ".mlp.norm", *(f".attn.{name}" for name in ("q_bias", "k_bias", "v_bias")))
+_EXPERT_VECTORS += (".attn.q_norm", ".attn.k_norm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +46,59 @@ class SlotLayout:
         expert = None if self.expert is None else declare_expert(self.config, self.expert)
         return abstract_params(Pack(expert=expert, lora=lora))
 
+    def delta_places(self, layer: int) -> tuple[DeltaPlace, ...]:
+        """Where the deltas of a layer lie, in the order of `bundle.MAPS`."""
+        starts = self._starts()
+
+        def place(target: str) -> DeltaPlace:
+            if target not in self.maps[layer]:
+                return DeltaPlace(0, 0, 0, 0)
+            path = f".lora.layers[{layer}].{target}"
+            return DeltaPlace(starts[f"{path}.a"], starts[f"{path}.b"], starts[f"{path}.scale"], self.rank)
+
+        return tuple(place(target) for target in MAPS)
+
+    def expert_places(self) -> tuple[LayerPlace, ...]:
+        """Where the layers of the expert lie, in bytes."""
+        expert, starts = self.expert, self._starts()
+        if expert is None:
+            return ()
+        n_in = [n for _, n in map_shapes(expert).values()]
+        lengths = [expert.d_model, expert.d_model, *(out for out, _ in list(map_shapes(expert).values())[:3])]
+        lengths += [expert.head_dim, expert.head_dim]
+
+        def place(i: int) -> LayerPlace:
+            at = {name: 4 * starts.get(f".expert.layers[{i}]{name}", -1) for name in (*_EXPERT_MAPS, *_EXPERT_VECTORS)}
+            maps = [MapPlace(at[name], 32, n, 0, False, 0) for name, n in zip(_EXPERT_MAPS, n_in, strict=True)]
+            vectors = [(at[name], n) for name, n in zip(_EXPERT_VECTORS, lengths, strict=True)]
+            return LayerPlace(tuple(maps), tuple(vectors))
+
+        return tuple(place(i) for i in range(expert.n_layers))
+
+    def _starts(self) -> dict[str, int]:
+        """Where each leaf lies in the slot's buffer, by key path."""
+        starts, at = {}, 0
+        for path, leaf in jax.tree.leaves_with_path(self.pack_shapes()):
+            starts[jax.tree_util.keystr(path)] = at
+            at += _aligned(math.prod(leaf.shape))
+        return starts
+
     def n_values(self) -> int:
         """float32 values of one slot's buffer."""
         return sum(_aligned(math.prod(leaf.shape)) for leaf in jax.tree.leaves(self.pack_shapes()))
+
+
+@flax.struct.dataclass
+class Slot:
+    """A pack in the form of a layout, in one buffer, as the CPU kernel takes it."""
+
+    values: jax.Array  # float32 [layout.n_values()]
+    layout: SlotLayout = flax.struct.field(pytree_node=False)
+
+
+def as_pack(pack: Pack | Slot) -> Pack:
+    """The pack that a slot holds; a pack as it is."""
+    return from_slot(pack.values, pack.layout) if isinstance(pack, Slot) else pack
 
 
 def layout_for(packs: Sequence[Pack], config: ModelConfig) -> SlotLayout:
@@ -73,7 +129,8 @@ def to_slot(pack: Pack, layout: SlotLayout) -> np.ndarray:
     Raises ValueError where it does not fit (another target, more rank, more or wider expert layers).
     """
     shapes, start = layout.pack_shapes(), 0
-    buffer = np.zeros(layout.n_values(), np.float32)
+    buffer = in_huge_pages(4 * layout.n_values()).view(np.float32)
+    buffer[:] = 0
     have = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(pack)}
     for path, want in jax.tree.leaves_with_path(shapes):
         leaf = have.pop(jax.tree_util.keystr(path), None)

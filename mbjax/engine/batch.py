@@ -13,7 +13,7 @@ from mbjax.core.config import ModelConfig
 from mbjax.core.decode import chunk_sizes
 from mbjax.core.pack import Mix, Pack
 from mbjax.core.sampling import Sampling, lanes_of
-from mbjax.engine.programs import Programs
+from mbjax.engine.programs import Programs, kv_dtype_of
 
 LANES = 8
 _CAPACITY_STEP = 256  # capacities are rounded up to it, so that few programs are ever compiled
@@ -40,7 +40,7 @@ def answer_all(
         return answers
     longest = max(max(sum(chunk_sizes(len(ids))), len(ids) + max_tokens) for ids in prompts)
     capacity = -(-longest // _CAPACITY_STEP) * _CAPACITY_STEP
-    kv_dtype = str(params.embed.dtype)
+    kv_dtype = kv_dtype_of(params)
     programs = Programs(params, config, packs, batch=LANES, capacity=capacity, kv_dtype=kv_dtype)
     mix = Mix(packs, jnp.asarray(np.ones((LANES, len(packs)), np.float32)))
     cache, done = programs.new_cache(), 0

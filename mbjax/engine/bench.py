@@ -16,6 +16,7 @@ from mbjax.engine.programs import tree_bytes
 from mbjax.engine.reply import Memory
 from mbjax.engine.stream import prefill_prompt
 from mbjax.errors import InputError
+from mbjax.kernels.native import isa
 
 _BANDWIDTH_BYTES = 2**28  # far beyond any cache
 
@@ -27,6 +28,7 @@ class Bench:
     prefill_tok_s: tokens per second of taking in a prompt; decode_tok_s: of decoding greedily from an empty context;
     bytes_per_token: weights and cached positions that one decoding step reads; bandwidth: bytes per second that this
     device reads; bandwidth_share: the share of it that decoding uses; swap_s: seconds to swap a pack, None without one.
+    kernels: the instruction set of the compiled CPU kernels, None where only XLA runs.
     """
 
     prefill_tok_s: float
@@ -38,6 +40,7 @@ class Bench:
     bandwidth: float
     prompt_tokens: int
     decode_tokens: int
+    kernels: str | None
 
     def to_json(self) -> dict[str, Any]:
         """The `bench` document of the command line."""
@@ -84,6 +87,7 @@ def bench(
         bandwidth=bandwidth,
         prompt_tokens=prompt_tokens,
         decode_tokens=decode_tokens,
+        kernels=isa() if jax.default_backend() == "cpu" else None,
     )
 
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from mbjax.core.cache import Cache
 from mbjax.core.decode import chunk_sizes
+from mbjax.core.fused import bundled
 from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.pack_slots import PackSlots
-from mbjax.engine.programs import Programs, tree_bytes
+from mbjax.engine.programs import Programs, kv_dtype_of, tree_bytes
 from mbjax.engine.reply import Memory, Reply, RouteItem
 from mbjax.engine.stream import Stream
 from mbjax.errors import InputError
@@ -46,12 +47,14 @@ class Engine:
         *,
         packs: Path | None = None,
         context: int = DEFAULT_CONTEXT,
+        kv_dtype: str = "auto",
         force_base: bool = False,
     ) -> None:
         if not 1 <= context <= base.config.max_context:
             raise InputError(f"context is {context}; {base.name} bears 1 to {base.config.max_context} positions")
-        self.base, self.context = base, context
-        self.packs = PackSlots(base, packs, force_base=force_base)
+        self.base = dataclasses.replace(base, params=bundled(base.params, base.config, base.release))
+        self.context, self.kv_dtype = context, kv_dtype_of(base.params, kv_dtype)
+        self.packs = PackSlots(self.base, packs, force_base=force_base)
         self._programs: dict[int, Programs] = {}
         self._free: dict[Programs, Cache] = {}
 
@@ -63,16 +66,19 @@ class Engine:
         packs: str | Path | None = None,
         dtype: str = "auto",
         context: int | None = None,
+        kv_dtype: str = "auto",
         force_base: bool = False,
     ) -> "Engine":
         """Loads a base (catalog name, HF directory or GGUF file) and makes an engine of it.
 
-        `packs` is a directory of packs; `force_base` lets in packs that were made for another base.
+        `kv_dtype` is that of the KV cache: float32, bfloat16, int8, or auto: that of the weights, bfloat16 where they
+        are quantised. `packs` is a directory of packs; `force_base` lets in packs that were made for another base.
         """
         use_compile_cache()
         base = load_base(name_or_path, dtype=dtype)
         context = min(DEFAULT_CONTEXT, base.config.max_context) if context is None else context
-        return cls(base, packs=Path(packs) if packs is not None else None, context=context, force_base=force_base)
+        directory = Path(packs) if packs is not None else None
+        return cls(base, packs=directory, context=context, kv_dtype=kv_dtype, force_base=force_base)
 
     def generate(
         self,
@@ -124,10 +130,10 @@ class Engine:
             self._programs[n_packs] = Programs(
                 self.base.params,
                 self.base.config,
-                (self.packs.layout.pack_shapes(),) * n_packs,
+                (self.packs.slot_shapes(),) * n_packs,
                 batch=1,
                 capacity=capacity,
-                kv_dtype=str(self.base.params.embed.dtype),
+                kv_dtype=self.kv_dtype,
             )
         return self._programs[n_packs]
 

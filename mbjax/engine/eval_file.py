@@ -1,21 +1,24 @@
-"""The files that `eval` reads: JSON Lines, every line of one of three forms; `where` is its file and number."""
+"""The files that `eval` reads: JSON Lines, every line of one of four forms; `where` is its file and number."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+from mbjax.engine.match import METRICS
 from mbjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """Right if the greedy answer, stripped, equals `answer`."""
+    """Right if the greedy answer agrees with `answer` by `match`, see `match.is_right`."""
 
     prompt: str
     answer: str
     where: str
     task: str = ""
+    match: str = "exact"
+    prefix: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +41,19 @@ class Passage:
     task: str = ""
 
 
-Item = Question | Choice | Passage
-_FORMS = '{"prompt", "answer"}, {"prompt", "choices", "label"} or {"text"}'
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """Text that is measured in bits per byte behind its prompt."""
+
+    prompt: str
+    completion: str
+    where: str
+    task: str = ""
+
+
+Item = Question | Choice | Passage | Completion
+_FORMS = '{"prompt", "answer"}, {"prompt", "choices", "label"}, {"prompt", "completion"} or {"text"}'
+_KEYS = ("answer", "choices", "completion", "text")
 
 
 def read_items(path: Path) -> list[Item]:
@@ -58,12 +72,17 @@ def read_items(path: Path) -> list[Item]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             item = _item(line, f"{path}:{number}")
-            if items and type(item) is not type(items[0]):
+            if items and _form(item) != _form(items[0]):
                 raise InputError(f"{path}:{number}: is of another form than the lines before it; use one file per form")
             items.append(item)
     if not items:
         raise InputError(f"{path}: holds no line; each must be {_FORMS}")
     return items
+
+
+def _form(item: Item) -> tuple[type[Item], str]:
+    """Lines of one form are measured in one way."""
+    return type(item), item.match if isinstance(item, Question) else ""
 
 
 def _item(line: str, where: str) -> Item:
@@ -74,17 +93,27 @@ def _item(line: str, where: str) -> Item:
         raise InputError(f"{where}: is not JSON ({reason}); each line must be {_FORMS}") from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: is not a JSON object; each line must be {_FORMS}")
-    forms = [key for key in ("answer", "choices", "text") if key in value]
+    forms = [key for key in _KEYS if key in value]
     if len(forms) != 1:
-        found = " and ".join(f'"{form}"' for form in forms) or 'none of "answer", "choices", "text"'
+        found = " and ".join(f'"{form}"' for form in forms) or f"none of {', '.join(_KEYS)}"
         raise InputError(f"{where}: has {found}; each line must be {_FORMS}")
     task = _text(value, "task", where) if "task" in value else ""
     if forms == ["text"]:
         return Passage(_text(value, "text", where), where, task)
     prompt = _text(value, "prompt", where)
     if forms == ["answer"]:
-        return Question(prompt, _text(value, "answer", where), where, task)
+        return _question(prompt, value, where, task)
+    if forms == ["completion"]:
+        return Completion(prompt, _text(value, "completion", where), where, task)
     return dataclasses.replace(_choice(prompt, value, where), task=task)
+
+
+def _question(prompt: str, value: dict[str, Any], where: str, task: str) -> Question:
+    match = value.get("match", "exact")
+    if match not in METRICS:
+        raise InputError(f'{where}: "match" must be one of {", ".join(METRICS)}')
+    prefix = _text(value, "prefix", where) if "prefix" in value else ""
+    return Question(prompt, _text(value, "answer", where), where, task, match, prefix)
 
 
 def _choice(prompt: str, value: dict[str, Any], where: str) -> Choice:

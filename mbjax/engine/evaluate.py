@@ -1,4 +1,4 @@
-"""Measures a base on a file of questions, choices or passages."""
+"""Measures a base on a file of questions, choices, completions or passages."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,8 @@ from typing import Any
 
 from mbjax.engine.batch import answer_all
 from mbjax.engine.engine import Engine, Selection
-from mbjax.engine.eval_file import Choice, Item, Passage, Question
+from mbjax.engine.eval_file import Choice, Completion, Item, Passage, Question
+from mbjax.engine.match import METRICS, is_right
 from mbjax.engine.scoring import Row, row_logprobs, windows
 from mbjax.errors import InputError
 
@@ -41,9 +42,10 @@ def evaluate(
     """Measures on the lines of a file, all of one form, see `eval_file.read_items`.
 
     - `{"prompt", "answer"}`: metric `exact_match`, the share of greedy answers of at most 64 tokens that equal the
-      answer, both stripped.
+      answer, both stripped. A field `match` asks for `last_number` or `parses` instead, see `match.is_right`.
     - `{"prompt", "choices", "label"}`: metric `acc`, the share where the right choice has the largest summed
       log-probability; `acc_norm` in the summary takes it per byte of the choice.
+    - `{"prompt", "completion"}`: metric `bits_per_byte` over all completions, each read behind its prompt.
     - `{"text"}`: metric `bits_per_byte` over all texts, each read raw from the base's beginning token (or end token,
       where it has none) in windows of 1,024 tokens that move on by half.
 
@@ -57,6 +59,9 @@ def evaluate(
     choices = [item for item in items if isinstance(item, Choice)]
     if choices:
         return _multiple_choice(engine, use, choices, raw, progress)
+    completions = [item for item in items if isinstance(item, Completion)]
+    if completions:
+        return _completion_bits(engine, use, completions, raw, progress)
     return _bits_per_byte(engine, use, [item for item in items if isinstance(item, Passage)], progress)
 
 
@@ -73,9 +78,10 @@ def _exact_match(
     )
     route, results = _route(use), []
     for item, prompt, ids in zip(items, prompts, answers, strict=True):
-        text = base.tokenizer.decode(ids[: engine.context - len(prompt) + 1]).strip()
-        results.append({"correct": text == item.answer.strip(), "text": text, "route": route})
-    return Evaluation(results, _mean("exact_match", [result["correct"] for result in results]))
+        text = base.tokenizer.decode(ids[: engine.context - len(prompt) + 1])
+        correct = is_right(item.match, text, item.answer, item.prefix, cut_off=len(ids) >= ANSWER_TOKENS)
+        results.append({"correct": correct, "text": text.strip(), "route": route})
+    return Evaluation(results, _mean(METRICS[items[0].match], [result["correct"] for result in results]))
 
 
 def _multiple_choice(
@@ -97,6 +103,21 @@ def _multiple_choice(
         results.append({**correct, "logprobs": scores, "route": route})
     acc_norm = _mean("acc_norm", [result["correct_norm"] for result in results])["value"]
     return Evaluation(results, {**_mean("acc", [result["correct"] for result in results]), "acc_norm": acc_norm})
+
+
+def _completion_bits(
+    engine: Engine, use: Selection, items: Sequence[Completion], raw: bool, progress: Progress | None
+) -> Evaluation:
+    base, rows = engine.base, []
+    for item in items:
+        with _located(item.where):
+            rows.append(_choice_row(engine, item.prompt, item.completion, raw))
+    logprobs = row_logprobs(base.params, base.config, rows, use.mix.packs, progress)
+    route = _route(use)
+    bits = [-logprob / math.log(2) for logprob in logprobs]
+    sizes = [len(item.completion.encode()) for item in items]
+    results = [{"bits": b, "bytes": n, "route": route} for b, n in zip(bits, sizes, strict=True)]
+    return Evaluation(results, {"metric": "bits_per_byte", "value": sum(bits) / sum(sizes), "n": len(items)})
 
 
 def _choice_row(engine: Engine, prompt: str, choice: str, raw: bool) -> Row:

@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from mbjax.core.fused import Bundle
 from mbjax.core.pack import Pack
-from mbjax.core.slots import SlotLayout, from_slot, layout_for, to_slot
+from mbjax.core.slots import Slot, SlotLayout, from_slot, layout_for, to_slot
 from mbjax.engine.programs import tree_bytes
 from mbjax.errors import InputError
 from mbjax.io.load import LoadedBase
@@ -28,7 +29,8 @@ class PackSlots:
 
     def __init__(self, base: LoadedBase, directory: Path | None, *, force_base: bool = False) -> None:
         self._base, self._directory, self._force_base = base, directory, force_base
-        self._slots: dict[str, Pack] = {}
+        self._slots: dict[str, Pack | Slot] = {}
+        self._whole = isinstance(base.params.layers, Bundle)  # the kernel reads slots as they are
         summaries = list_packs(directory) if directory is not None else []
         sound = {summary.id: summary for summary in summaries if not summary.problems}
         self.paths = {pack_id: summary.path for pack_id, summary in sound.items()}
@@ -43,15 +45,22 @@ class PackSlots:
         """Bytes of the packs on the device."""
         return sum(tree_bytes(pack) for pack in self._slots.values())
 
-    def use(self, ids: tuple[str, ...]) -> tuple[Pack, ...]:
+    def slot_shapes(self) -> Pack | Slot:
+        """What `use` gives for each id, as shapes and dtypes."""
+        if self._whole:
+            return Slot(jax.ShapeDtypeStruct((self.layout.n_values(),), jnp.float32), self.layout)  # pyright: ignore[reportArgumentType]
+        return self.layout.pack_shapes()
+
+    def use(self, ids: tuple[str, ...]) -> tuple[Pack | Slot, ...]:
         """The packs of these ids in slot form. Raises InputError for an unknown id and for too many."""
         if len(ids) > MAX_ACTIVE:
             raise InputError(f"{len(ids)} packs asked for ({', '.join(ids)}); at most {MAX_ACTIVE} work together")
         return tuple(self._slot(pack_id) for pack_id in ids)
 
-    def _slot(self, pack_id: str) -> Pack:
+    def _slot(self, pack_id: str) -> Pack | Slot:
         if pack_id not in self._slots:
-            self._slots[pack_id] = fill_slot(self._load(pack_id).params, self.layout)
+            slot = fill_slot(self._load(pack_id).params, self.layout)
+            self._slots[pack_id] = slot if self._whole else _unpack(self.layout)(slot.values)
         return self._slots[pack_id]
 
     def _load(self, pack_id: str) -> LoadedPack:
@@ -65,10 +74,10 @@ def _fits(manifest: Manifest, base: LoadedBase) -> bool:
     return not config_differences(manifest.base.config, base.config, expert=manifest.expert is not None)
 
 
-def fill_slot(pack: Pack, layout: SlotLayout) -> Pack:
-    """The pack padded into a slot on the device: one transfer, then one program that is the same for every pack."""
+def fill_slot(pack: Pack, layout: SlotLayout) -> Slot:
+    """The pack padded into a slot on the device, in one transfer."""
     try:
-        return _unpack(layout)(jnp.asarray(to_slot(pack, layout)))
+        return Slot(jax.device_put(to_slot(pack, layout)), layout)
     except ValueError as error:
         raise InputError(f"the pack does not fit the engine's slots ({error}); start again with it installed") from None
 

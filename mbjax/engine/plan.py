@@ -7,10 +7,11 @@ from typing import Any
 
 from mbjax.core.config import ModelConfig
 from mbjax.core.decode import chunk_sizes
+from mbjax.core.fused import bundled
 from mbjax.core.quant import Scheme
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.engine import DEFAULT_CONTEXT
-from mbjax.engine.programs import Programs, tree_bytes
+from mbjax.engine.programs import Programs, kv_dtype_of, tree_bytes
 from mbjax.engine.sizes import format_bytes
 from mbjax.errors import InputError
 from mbjax.io.base_forms import abstract_base, base_forms, check_dtype
@@ -47,7 +48,12 @@ class Plan:
 
 
 def plan_base(
-    name_or_path: str | Path, *, dtype: str = "auto", context: int | None = None, budget: int | None = None
+    name_or_path: str | Path,
+    *,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
+    context: int | None = None,
+    budget: int | None = None,
 ) -> Plan:
     """Plans for a base that is here: an HF directory, a GGUF file or a catalog name that was pulled.
 
@@ -61,7 +67,7 @@ def plan_base(
         raise InputError(f"context is {context}; {base.name} bears 1 to {most} positions")
     use_compile_cache()
     dtype = base.dtype if dtype == "auto" else dtype
-    return plan(base.config, dtype=dtype, blocks=base.blocks, context=context, budget=budget)
+    return plan(base.config, dtype=dtype, blocks=base.blocks, kv_dtype=kv_dtype, context=context, budget=budget)
 
 
 def plan(
@@ -69,6 +75,7 @@ def plan(
     *,
     dtype: str = "float32",
     blocks: Mapping[str, Scheme] | None = None,
+    kv_dtype: str = "auto",
     context: int,
     budget: int | None = None,
 ) -> Plan:
@@ -78,9 +85,9 @@ def plan(
 
     The temporaries are XLA's own figures for the compiled programs, so this compiles them (seconds, then cached).
     """
-    params = abstract_base(config, base_forms(config, dtype, blocks or {}))
+    params = bundled(abstract_base(config, base_forms(config, dtype, blocks or {})), config)
     capacity = sum(chunk_sizes(context))
-    programs = Programs(params, config, batch=1, capacity=capacity, kv_dtype=str(params.embed.dtype))
+    programs = Programs(params, config, batch=1, capacity=capacity, kv_dtype=kv_dtype_of(params, kv_dtype))
     programs.all()
     temporaries = programs.temporary_bytes()
     components = {

@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from mbjax.core.base import Base
-from mbjax.core.cache import init_cache
+from mbjax.core.cache import KV_DTYPES, init_cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.decode import BUCKETS, choose, decode, prefill
+from mbjax.core.fused import Bundle
 from mbjax.core.pack import Mix, Pack
+from mbjax.core.quant import is_quantized
 from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.core.slots import Slot
+from mbjax.errors import InputError
 
 
 def shapes_of(tree: Any) -> Any:
@@ -22,6 +26,18 @@ def shapes_of(tree: Any) -> Any:
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays (or abstract arrays) of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def kv_dtype_of(params: Base, asked: str = "auto") -> str:
+    """The dtype of keys and values: the one asked for, else that of the weights, bfloat16 for quantised ones.
+
+    Raises InputError for one that is not known.
+    """
+    if asked not in ("auto", *KV_DTYPES):
+        raise InputError(f"kv_dtype is '{asked}'; choose one of auto, {', '.join(KV_DTYPES)}")
+    if asked != "auto":
+        return asked
+    return "bfloat16" if is_quantized(params.embed) else str(params.embed.dtype)
 
 
 class Programs:
@@ -35,7 +51,7 @@ class Programs:
         self,
         params: Base,
         config: ModelConfig,
-        packs: tuple[Pack, ...] = (),
+        packs: tuple[Pack | Slot, ...] = (),
         *,
         batch: int,
         capacity: int,
@@ -44,8 +60,9 @@ class Programs:
         self.config, self.batch, self.capacity, self.kv_dtype = config, batch, capacity, kv_dtype
         self._params = shapes_of(params)
         self._mix = Mix(shapes_of(packs), _floats(batch, len(packs)))
-        experts = tuple(pack.expert.config if pack.expert is not None else None for pack in packs)
-        self.new_cache = partial(init_cache, config, batch, capacity, kv_dtype, experts)
+        experts = tuple(_expert_config(pack) for pack in packs)
+        stacked = isinstance(params.layers, Bundle)
+        self.new_cache = partial(init_cache, config, batch, capacity, kv_dtype, experts, stacked)
         self._cache = jax.eval_shape(self.new_cache)
         self._lanes = jax.eval_shape(lambda: lanes_of([(Sampling(), [])] * batch, config.vocab_size))
         self._ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
@@ -91,6 +108,12 @@ class Programs:
             bound.__name__ = name  # pyright: ignore[reportAttributeAccessIssue] - the name that profiles show
             self._compiled[name] = jax.jit(bound, donate_argnums=donated).lower(*args).compile()
         return self._compiled[name]
+
+
+def _expert_config(pack: Pack | Slot) -> ModelConfig | None:
+    if isinstance(pack, Slot):
+        return pack.layout.expert
+    return pack.expert.config if pack.expert is not None else None
 
 
 def _floats(*shape: int) -> Any:

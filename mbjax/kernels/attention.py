@@ -7,7 +7,8 @@ from mbjax.kernels import native, twins
 from mbjax.kernels.linear import aligned
 
 HEAD_DIMS = (16, 32, 64, 96, 128, 256)
-_FEW_TOKENS, _SPLIT, _QUERY_TOKENS, _POSITIONS = 16, 256, 16, 64  # as in src/kernels.h and src/stages.h
+FEW_TOKENS = 16  # up to here a query's bits do not depend on how many there are; as in src/kernels.h
+_SPLIT, _QUERY_TOKENS, _POSITIONS = 128, 16, 64  # as in src/kernels.h and src/stages.h
 
 
 def attend(
@@ -35,16 +36,21 @@ def attend(
     def twin(q: jax.Array, lengths: jax.Array, k: jax.Array, v: jax.Array, *scales: jax.Array) -> jax.Array:
         return twins.attend(q, lengths, k, v, *(scales if k_scales is not None else ()))
 
-    if q.size == 0 or q.shape[-1] not in HEAD_DIMS or not native.available():
+    if not compiled_for(q.shape):
         return twin(*operands)
     return jax.lax.platform_dependent(*operands, cpu=compiled, default=twin)
+
+
+def compiled_for(q_shape: tuple[int, ...]) -> bool:
+    """Whether there is a kernel for queries [B, T, H, E]."""
+    return 0 not in q_shape and q_shape[-1] in HEAD_DIMS and native.available()
 
 
 def attention_bytes(q_shape: tuple[int, ...], cache_shape: tuple[int, ...]) -> int:
     """Scratch of the attention of one layer: partial results of each split, or a block of queries at work."""
     lanes, tokens, heads, width = q_shape
     kv_heads, positions = cache_shape[1:3]
-    if tokens <= _FEW_TOKENS:
+    if tokens <= FEW_TOKENS:
         return aligned(4 * lanes * tokens * heads * -(-positions // _SPLIT) * (width + 2))
     queries = _QUERY_TOKENS * (heads // kv_heads)
     task = _POSITIONS * (2 * width + queries) + queries * (width + 4)

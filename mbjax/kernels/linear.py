@@ -6,7 +6,7 @@ import numpy as np
 
 from mbjax.kernels import native, twins
 
-_ALIGN = 64
+ALIGN = 64
 
 
 def linear(
@@ -59,4 +59,4 @@ def activation_bytes(rows: int, width: int) -> int:
 
 
 def aligned(size: int) -> int:
-    return -(-size // _ALIGN) * _ALIGN
+    return -(-size // ALIGN) * ALIGN

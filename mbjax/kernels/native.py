@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-TARGETS = ("mbjax_linear", "mbjax_attend", "mbjax_layers")
+TARGETS = ("mbjax_linear", "mbjax_attend", "mbjax_layers", "mbjax_zeros")
 
 
 @functools.cache

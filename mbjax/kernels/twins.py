@@ -4,7 +4,6 @@ Letters: B lanes, T tokens, S cached positions, H query heads, K key/value heads
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,50 +93,3 @@ def quantize_kv(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     largest = jnp.abs(x).max(-1)
     q = jnp.round(x * jnp.where(largest > 0, 127.0 / largest, 0.0)[..., None])
     return q.astype(jnp.int8), largest / 127.0
-
-
-def rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the halves of each head: x [B, T, N, E], cos and sin [B, T, E / 2]."""
-    a, b = jnp.split(x, 2, axis=-1)
-    cos, sin = cos[:, :, None, :], sin[:, :, None, :]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
-def decoder_layer(
-    h: jax.Array, lengths: jax.Array, angles: Any, layer: Any, kv: Any, heads: int, ffn: int, eps: float
-) -> tuple[jax.Array, tuple]:
-    """One layer as `layers.decoder_layers` describes it; `layer` and `kv` are its tuples."""
-    lanes, tokens, d_model = h.shape
-    kv_heads, width = kv.k.shape[1], kv.k.shape[3]
-
-    def product(x: jax.Array, w: Any, out: int, norm: Any = None, bias: Any = None) -> jax.Array:
-        values, scales, mins = w
-        return linear(x.reshape(-1, x.shape[-1]), values, scales, mins, out, norm, bias, eps)
-
-    def split(x: jax.Array, n: int, norm: jax.Array | None) -> jax.Array:
-        x = x.reshape(lanes, tokens, n, width)
-        return x if norm is None else rms_norm(x, norm, eps)
-
-    q = split(product(h, layer.q, heads * width, layer.attn_norm, layer.q_bias), heads, layer.q_norm)
-    k = split(product(h, layer.k, kv_heads * width, layer.attn_norm, layer.k_bias), kv_heads, layer.k_norm)
-    v = split(product(h, layer.v, kv_heads * width, layer.attn_norm, layer.v_bias), kv_heads, None)
-    q, k = rope(q, *angles), rope(k, *angles)
-    k_cache, k_scales = _written(kv.k, kv.k_scales, k, lengths)
-    v_cache, v_scales = _written(kv.v, kv.v_scales, v, lengths)
-    mixed = attend(q, lengths, k_cache, v_cache, k_scales, v_scales)
-    h = h + product(mixed.reshape(lanes, tokens, -1), layer.o, d_model).reshape(h.shape)
-    gate, up = product(h, layer.gate, ffn, layer.mlp_norm), product(h, layer.up, ffn, layer.mlp_norm)
-    h = h + product(jax.nn.silu(gate) * up, layer.down, d_model).reshape(h.shape)
-    return h, (k_cache, v_cache, k_scales, v_scales)
-
-
-def _written(
-    cache: jax.Array, scales: jax.Array | None, new: jax.Array, at: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
-    """The cache with new [B, T, K, E] at positions `at[b]` onwards of each lane."""
-    place = jax.vmap(lambda lane, x, start: jax.lax.dynamic_update_slice_in_dim(lane, x, start, axis=1))
-    new = new.swapaxes(1, 2)
-    if scales is None:
-        return place(cache, new.astype(cache.dtype), at), None
-    q, scale = quantize_kv(new)
-    return place(cache, q, at), place(scales, scale, at)

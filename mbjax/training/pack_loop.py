@@ -20,7 +20,7 @@ from mbjax.core.lora import declare_lora
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
 from mbjax.core.param import init_params
-from mbjax.core.train import Batch, TrainState, pack_loss, train_step
+from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, pack_loss, train_step
 from mbjax.errors import FailureError, InputError
 from mbjax.training.checkpoints import Checkpoints
 from mbjax.training.compiled import compile_lean
@@ -129,7 +129,9 @@ class _Run:
         self.config, self.base, self.model, self.data, self.valid = config, base, model, data, valid
         self.optimiser = make_optimiser(config.optimiser, config.loop.steps)
         gates = (config.loop.gates[0], config.loop.gates[1])
-        self._step_fn = partial(train_step, config=model, optimiser=self.optimiser, gate_range=gates)
+        at_once = ROWS_AT_ONCE if jax.default_backend() == "cpu" else config.loop.rows
+        step = partial(train_step, config=model, optimiser=self.optimiser, gate_range=gates)
+        self._step_fn = partial(step, rows_at_once=at_once)
         self._step: jax.stages.Compiled | None = None
         self._loss = jax.jit(partial(pack_loss, config=model))
 

@@ -31,3 +31,13 @@ def nearest_cosine(
             block[local, start + local] = 0.0
         best[start : start + block.shape[0]] = block.max(axis=1)
     return best
+
+
+def first_of_group(texts: list[str]) -> list[int]:
+    """For each text the index of the first text that it nearly repeats, by the groups' first texts; its own if none."""
+    vectors = scipy.sparse.csr_matrix(TfidfVectorizer(analyzer="char", ngram_range=(3, 5)).fit_transform(texts))
+    first: list[int] = []
+    for i in range(len(texts)):
+        near = np.flatnonzero((vectors[i] @ vectors[:i].T).toarray()[0] >= NEAR) if i else ()
+        first.append(next((int(j) for j in near if first[j] == j), i))
+    return first

@@ -6,6 +6,7 @@
 
 namespace {
 constexpr int kRowBlock = 8;  // rows that share a loaded weight: 2 x 8 accumulators of 32 registers
+constexpr int kHeadVectors = 4;  // of a head's width that the attention sums up at once
 constexpr const char* kName = "avx512vnni";
 }  // namespace
 

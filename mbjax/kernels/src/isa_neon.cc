@@ -6,6 +6,7 @@
 
 namespace {
 constexpr int kRowBlock = 2;
+constexpr int kHeadVectors = 1;  // of a head's width that the attention sums up at once
 constexpr const char* kName = "neon";
 }  // namespace
 

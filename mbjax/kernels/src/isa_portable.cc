@@ -4,6 +4,7 @@
 
 namespace {
 constexpr int kRowBlock = 4;
+constexpr int kHeadVectors = 1;  // of a head's width that the attention sums up at once
 constexpr const char* kName = "portable";
 }  // namespace
 

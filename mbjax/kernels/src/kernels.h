@@ -11,7 +11,7 @@ namespace mbjax {
 
 constexpr int kLanes = 16;  // output channels of a tile
 constexpr int kBlock = 32;  // inputs that share one activation scale
-constexpr int kSplit = 256;  // cached positions per attention task; fixed, so results do not depend on threads
+constexpr int kSplit = 128;  // cached positions per attention task; fixed, so results do not depend on threads
 constexpr int kFewRows = 16;  // up to here attention runs query by query, above it in blocks of queries
 
 // Activations of R rows as int8 with one scale per 32 inputs.
@@ -21,11 +21,13 @@ struct Activations {
   int32_t* sums;    // [R, width / 32], of the int8 values
   float* weighted;  // [R, width / 32], scale times sum
   int64_t width;    // row stride, a multiple of 32
+  float* wide;      // [R, width], the same rows before rounding; null where nobody needs them
 };
 
-// A quantised weight [out, in] in tiles. bits 8: values int8 [tiles, K/4, 16, 4]. bits 4: two to a byte, within a
+// A weight [out, in]. Quantised ones lie in tiles. bits 8: values int8 [tiles, K/4, 16, 4]. bits 4: two to a byte, within a
 // block of 32 inputs byte j holds inputs j (low) and j + 16 (high) [tiles, K/8, 16, 4]. scales and mins are float16
 // [tiles, groups, 16]. With mins w = scale * q + min; without, w = scale * q (8 bits) or scale * (q - 8) (4 bits).
+// bits 32: float32 as it is, [out, width].
 struct Weight {
   const uint8_t* values;
   const uint16_t* scales;
@@ -34,17 +36,35 @@ struct Weight {
   int64_t width;   // K
   int64_t groups;
   int64_t out;
+  int64_t stride;  // bytes between tiles whose values, scales and mins lie together; 0: each in an array of its own
 
   int64_t tiles() const { return (out + kLanes - 1) / kLanes; }
-  int64_t tile_bytes() const { return kLanes * (width * bits / 8 + groups * (mins ? 4 : 2)); }
+  int64_t value_bytes() const { return kLanes * width * bits / 8; }
+  int64_t tile_bytes() const { return value_bytes() + kLanes * groups * (mins ? 4 : 2); }
+  const uint8_t* values_of(int64_t tile) const { return values + tile * (stride ? stride : value_bytes()); }
+  const uint16_t* scales_of(int64_t tile) const { return scales + tile * (stride ? stride / 2 : groups * kLanes); }
+  const uint16_t* mins_of(int64_t tile) const {
+    return mins ? mins + tile * (stride ? stride / 2 : groups * kLanes) : nullptr;
+  }
 };
 
-// Where a product goes: out[r * stride + channel] = product + bias + residual, either of which may be null.
+// What a low-rank delta adds to a product: gate * scale * b low, where the row's gate is above zero.
+struct Delta {
+  const float* b;      // [out, rank]
+  const float* low;    // [R, low_stride], the product of a and the row
+  const float* gates;  // [R, gate_stride]
+  int64_t rank, low_stride, gate_stride;
+  float scale;
+};
+
+// Where a product goes: out[r * stride + channel] = product + bias + deltas + residual, any of which may be missing.
 struct Output {
   float* values;
   int64_t stride;
   const float* bias;
   const float* residual;  // same stride
+  const Delta* deltas = nullptr;
+  int n_deltas = 0;
 };
 
 enum class KvType { kF32, kBf16, kInt8 };
@@ -63,6 +83,9 @@ struct Kernels {
   void (*rms_norm)(const float* x, int64_t n, const float* weight, float eps, float* y);
   void (*linear_tiles)(const Weight& w, const Activations& act, int64_t rows, int64_t first, int64_t last,
                        const Output& out);
+  // y[r, o] = x_r . w_o over `in` inputs, for `outs` rows of w [outs, in].
+  void (*dot_rows)(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t in, int64_t outs, float* y,
+                   int64_t y_stride);
   void (*silu_mul)(float* gate, const float* up, int64_t n);
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
   void (*store_kv)(const float* x, int64_t n, KvType type, void* row, float* scale);

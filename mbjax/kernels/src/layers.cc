@@ -22,25 +22,123 @@ const float* merged(const Kernels& k, const Attention& a, int64_t row) {
   return out.data();
 }
 
+// Maps [first, first + count) read the same rows of `in` inputs.
+struct Group {
+  const Layer& layer;
+  const Rows& rows;
+  const LayerScratch& s;
+  int first, count;
+  int64_t in;
+
+  const Weight& weight(int m) const { return layer.maps[first + m]; }
+  const LowRank& low_rank(int m, int64_t p) const { return layer.deltas[first + m][p]; }
+  float* low(int64_t row, int m, int64_t p) const { return s.low + ((row * 3 + m) * rows.packs + p) * s.rank; }
+  // The scratch for rows no wider than this group needs.
+  Activations act() const {
+    Activations a = s.act;
+    a.width = kBlock;
+    for (int m = 0; m < count; ++m) a.width = std::max(a.width, (weight(m).width + kBlock - 1) / kBlock * kBlock);
+    return a;
+  }
+  bool adapted() const {
+    for (int m = 0; m < count; ++m) for (int64_t p = 0; p < rows.packs; ++p) if (low_rank(m, p).rank) return true;
+    return false;
+  }
+  bool quantised() const {
+    for (int m = 0; m < count; ++m) if (weight(m).bits < 32) return true;
+    return false;
+  }
+  bool wide() const {
+    for (int m = 0; m < count; ++m) if (weight(m).bits == 32) return true;
+    return adapted();
+  }
+  bool gated(int64_t first_row, int64_t last_row, int64_t p) const {
+    for (int64_t row = first_row; row < last_row; ++row) if (rows.gates[row * rows.packs + p] > 0) return true;
+    return false;
+  }
+};
+
+// One row for the group's maps, normed if `norm` is given: rounded to int8 where they are quantised, and as it is
+// where they or their deltas are not.
+void take_row(const Kernels& k, const Group& g, const float* x, const float* norm, const Activations& to, int64_t row) {
+  if (g.wide()) {
+    float* wide = to.wide + row * to.width;
+    if (norm) k.rms_norm(x, g.in, norm, g.rows.eps, wide);
+    else std::copy_n(x, g.in, wide);
+    x = wide, norm = nullptr;
+  }
+  if (g.quantised()) k.quantize_row(x, g.in, norm, g.rows.eps, to, row);
+}
+
+constexpr int64_t kRanks = 8, kLowRows = 8;  // of a chunk
+
+// The products of the rows with the deltas' a. Nothing is done for packs that no row of a chunk has switched on.
+void low_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const Activations& act) {
+  if (!g.adapted()) return;
+  const int64_t R = g.rows.count(), P = g.rows.packs;
+  const int64_t parts = (g.s.rank + kRanks - 1) / kRanks, blocks = (R + kLowRows - 1) / kLowRows;
+  team.stage(at, g.count * P * parts * blocks, [&](int64_t chunk) {
+    const int64_t rank = chunk % parts * kRanks, row = chunk / parts % blocks * kLowRows;
+    const int64_t p = chunk / parts / blocks % P, last = std::min(R, row + kLowRows);
+    const int m = static_cast<int>(chunk / parts / blocks / P);
+    const LowRank& d = g.low_rank(m, p);
+    if (rank >= d.rank || !g.gated(row, last, p)) return;
+    k.dot_rows(act.wide + row * act.width, act.width, last - row, d.a + rank * g.in, g.in,
+               std::min(d.rank - rank, kRanks), g.low(row, m, p) + rank, 3 * P * g.s.rank);
+  });
+}
+
+// Where map m of the group goes, its deltas in `deltas`.
+Output output_of(const Group& g, int m, float* to, int64_t stride, const float* bias, const float* residual,
+                 Delta* deltas) {
+  Output out = {to, stride, bias, residual, deltas, 0};
+  for (int64_t p = 0; p < g.rows.packs; ++p) {
+    const LowRank& d = g.low_rank(m, p);
+    if (d.rank) {
+      deltas[out.n_deltas++] = {d.b, g.low(0, m, p), g.rows.gates + p, d.rank, 3 * g.rows.packs * g.s.rank,
+                                g.rows.packs, d.scale};
+    }
+  }
+  return out;
+}
+
 // The gated half of the MLP: a chunk makes the same channels of gate and up and joins them at once.
-void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Layer& layer, const Activations& act, int64_t rows,
-                   int64_t ffn, const LayerScratch& s) {
-  const int64_t step = tiles_per_chunk(layer.gate, rows);
-  team.stage(at, chunks_of(layer.gate, rows), [&](int64_t chunk) {
-    const int64_t first = chunk * step, last = std::min(layer.gate.tiles(), first + step);
-    k.linear_tiles(layer.gate, act, rows, first, last, {s.gate, ffn, nullptr, nullptr});
-    k.linear_tiles(layer.up, act, rows, first, last, {s.up, ffn, nullptr, nullptr});
+void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const Activations& act) {
+  const Weight &gate = g.weight(0), &up = g.weight(1);
+  const LayerScratch& s = g.s;
+  const int64_t rows = g.rows.count(), ffn = g.rows.ffn, step = tiles_per_chunk(gate, rows);
+  Delta deltas[2][kMaxPacks];
+  const Output to_gate = output_of(g, 0, s.gate, ffn, nullptr, nullptr, deltas[0]);
+  const Output to_up = output_of(g, 1, s.up, ffn, nullptr, nullptr, deltas[1]);
+  team.stage(at, chunks_of(gate, rows), [&](int64_t chunk) {
+    const int64_t first = chunk * step, last = std::min(gate.tiles(), first + step);
+    k.linear_tiles(gate, act, rows, first, last, to_gate);
+    k.linear_tiles(up, act, rows, first, last, to_up);
     const int64_t channel = first * kLanes, n = std::min(ffn, last * kLanes) - channel;
     for (int64_t row = 0; row < rows; ++row) k.silu_mul(s.gate + row * ffn + channel, s.up + row * ffn + channel, n);
   });
 }
 
+// Stages at to at + 2: rows made by row_of(row), with a norm or without, through one map that adds to h.
+template <class RowOf>
+void add_to_h(const Kernels& k, Team& team, int64_t at, const Group& g, const RowOf& row_of) {
+  const int64_t R = g.rows.count(), D = g.rows.width;
+  const Activations act = prepare(team, at, R, g.act(), at + 2, chunks_of(g.weight(0), R),
+                                  [&](const Activations& to, int64_t row) {
+                                    take_row(k, g, row_of(row), nullptr, to, row);
+                                  });
+  low_stage(k, team, at + 1, g, act);
+  Delta deltas[kMaxPacks];
+  const Product product = {&g.weight(0), output_of(g, 0, g.rows.h, D, nullptr, g.rows.h, deltas)};
+  product_stage(k, team, at + 2, act, R, &product, 1);
+}
+
 }  // namespace
 
-LayerScratch take_layer_scratch(Arena& arena, const Rows& rows, int64_t act_width) {
+LayerScratch take_layer_scratch(Arena& arena, const Rows& rows, int64_t act_width, bool wide, int64_t rank) {
   const int64_t R = rows.count(), E = rows.head_dim;
   LayerScratch s;
-  s.act = take_activations(arena, R, act_width);
+  s.act = take_activations(arena, R, act_width, wide);
   s.q = arena.take<float>(R * rows.heads * E);
   s.k = arena.take<float>(R * rows.kv_heads * E);
   s.v = arena.take<float>(R * rows.kv_heads * E);
@@ -49,6 +147,8 @@ LayerScratch take_layer_scratch(Arena& arena, const Rows& rows, int64_t act_widt
   s.up = arena.take<float>(R * rows.ffn);
   s.parts = arena.take<float>(
       attention_floats(rows.lanes, rows.tokens, rows.heads, rows.kv_heads, rows.positions, E));
+  s.low = arena.take<float>(R * 3 * rows.packs * rank);
+  s.rank = rank;
   return s;
 }
 
@@ -60,32 +160,36 @@ void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, con
   Attention a = attention_of(layer, rows, s);
   a.place = &place;
 
-  Activations act = prepare(team, at, R, s.act, [&](const Activations& to, int64_t row) {
-    k.quantize_row(rows.h + row * D, D, layer.attn_norm, rows.eps, to, row);
+  const Group qkv = {layer, rows, s, kQ, 3, D};
+  Delta deltas[3][kMaxPacks];
+  Product products[3];
+  float* const to[3] = {s.q, s.k, s.v};
+  int64_t chunks = 0;
+  for (int m = 0; m < 3; ++m) {
+    const int64_t out = m ? kv_out : q_out;
+    products[m] = {&qkv.weight(m), output_of(qkv, m, to[m], out, layer.biases[m], nullptr, deltas[m])};
+    chunks += chunks_of(qkv.weight(m), R);
+  }
+  Activations act = prepare(team, at, R, qkv.act(), at + 2, chunks, [&](const Activations& to, int64_t row) {
+    take_row(k, qkv, rows.h + row * D, layer.attn_norm, to, row);
   });
-  const Product qkv[3] = {{&layer.q, {s.q, q_out, layer.q_bias, nullptr}},
-                          {&layer.k, {s.k, kv_out, layer.k_bias, nullptr}},
-                          {&layer.v, {s.v, kv_out, layer.v_bias, nullptr}}};
-  product_stage(k, team, at + 1, act, R, qkv, 3);
-  attend_stages(k, team, at + 2, a);
+  low_stage(k, team, at + 1, qkv, act);
+  product_stage(k, team, at + 2, act, R, products, 3);
+  attend_stages(k, team, at + 3, a);
 
-  act = prepare(team, at + 4, R, s.act, [&](const Activations& to, int64_t row) {
-    const float* mixed = rows.tokens <= kFewRows ? merged(k, a, row) : s.mixed + row * q_out;
-    k.quantize_row(mixed, q_out, nullptr, 0, to, row);
+  add_to_h(k, team, at + 5, {layer, rows, s, kO, 1, q_out}, [&](int64_t row) {
+    return rows.tokens <= kFewRows ? merged(k, a, row) : s.mixed + row * q_out;
   });
-  const Product o = {&layer.o, {rows.h, D, nullptr, rows.h}};
-  product_stage(k, team, at + 5, act, R, &o, 1);
 
-  act = prepare(team, at + 6, R, s.act, [&](const Activations& to, int64_t row) {
-    k.quantize_row(rows.h + row * D, D, layer.mlp_norm, rows.eps, to, row);
-  });
-  gate_up_stage(k, team, at + 7, layer, act, R, F, s);
+  const Group gate_up = {layer, rows, s, kGate, 2, D};
+  act = prepare(team, at + 8, R, gate_up.act(), at + 10, chunks_of(gate_up.weight(0), R),
+                [&](const Activations& to, int64_t row) {
+                  take_row(k, gate_up, rows.h + row * D, layer.mlp_norm, to, row);
+                });
+  low_stage(k, team, at + 9, gate_up, act);
+  gate_up_stage(k, team, at + 10, gate_up, act);
 
-  act = prepare(team, at + 8, R, s.act, [&](const Activations& to, int64_t row) {
-    k.quantize_row(s.gate + row * F, F, nullptr, 0, to, row);
-  });
-  const Product down = {&layer.down, {rows.h, D, nullptr, rows.h}};
-  product_stage(k, team, at + 9, act, R, &down, 1);
+  add_to_h(k, team, at + 11, {layer, rows, s, kDown, 1, F}, [&](int64_t row) { return s.gate + row * F; });
 }
 
 }  // namespace mbjax

@@ -90,9 +90,7 @@ struct Simd {
     return {add4(acc.a, w.a, x), add4(acc.b, w.b, x)};
   }
   static F sums(const F* v) {
-    float out[16];
-    for (int i = 0; i < 16; ++i) out[i] = sum(v[i]);
-    return load(out);
+    return {fold8(v), fold8(v + 8)};
   }
 
  private:
@@ -103,6 +101,14 @@ struct Simd {
   static __m256 power2(__m256 n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
+  }
+  // Lane i of the result is the sum over all lanes of v[i].
+  static __m256 fold8(const F* v) {
+    __m256 s[8];
+    for (int i = 0; i < 8; ++i) s[i] = _mm256_add_ps(v[i].a, v[i].b);
+    const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(s[0], s[1]), _mm256_hadd_ps(s[2], s[3]));
+    const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(s[4], s[5]), _mm256_hadd_ps(s[6], s[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31));
   }
   static __m128i eight(const uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
   static __m256 bf16(const uint16_t* p) {

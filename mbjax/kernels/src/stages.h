@@ -30,7 +30,7 @@ class Arena {
   bool short_ = false;
 };
 
-inline Activations take_activations(Arena& arena, int64_t rows, int64_t width) {
+inline Activations take_activations(Arena& arena, int64_t rows, int64_t width, bool wide = false) {
   const int64_t blocks = rows * (width / kBlock);
   Activations act;
   act.values = arena.take<int8_t>(rows * width);
@@ -38,6 +38,7 @@ inline Activations take_activations(Arena& arena, int64_t rows, int64_t width) {
   act.sums = arena.take<int32_t>(blocks);
   act.weighted = arena.take<float>(blocks);
   act.width = width;
+  act.wide = wide ? arena.take<float>(rows * width) : nullptr;
   return act;
 }
 
@@ -80,20 +81,22 @@ inline void product_stage(const Kernels& k, Team& team, int64_t at, const Activa
 // Up to here every member quantises all rows for itself: that takes less time than waiting for one another.
 constexpr int64_t kOwnRows = 4;
 
-// fn(act, row) makes the int8 rows that product stage `at + 1` reads: one's own or, for many rows, shared ones.
+// fn(act, row) makes the rows that the following stages read: one's own or, for many rows, shared ones. They are
+// needed while stage `last`, of so many chunks, is not over.
 template <class Fn>
-Activations prepare(Team& team, int64_t at, int64_t rows, const Activations& shared, const Fn& fn) {
+Activations prepare(Team& team, int64_t at, int64_t rows, const Activations& shared, int64_t last, int64_t chunks,
+                    const Fn& fn) {
   if (rows > kOwnRows) {
     team.stage(at, rows, [&](int64_t row) { fn(shared, row); });
     return shared;
   }
   thread_local std::vector<char> memory;
   const int64_t blocks = rows * shared.width / kBlock;
-  memory.resize(static_cast<size_t>(rows * shared.width + blocks * 12 + 4 * 64 + 64));
+  memory.resize(static_cast<size_t>(rows * shared.width * (shared.wide ? 5 : 1) + blocks * 12 + 5 * 64 + 64));
   void* start = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
   Arena arena(start, memory.size() - 64);
-  const Activations own = take_activations(arena, rows, shared.width);
-  if (team.open(at + 1, 1 << 20)) for (int64_t row = 0; row < rows; ++row) fn(own, row);
+  const Activations own = take_activations(arena, rows, shared.width, shared.wide != nullptr);
+  if (team.open(last, chunks)) for (int64_t row = 0; row < rows; ++row) fn(own, row);
   return own;
 }
 

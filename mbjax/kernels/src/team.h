@@ -4,6 +4,7 @@
 // when all chunks are done. Whoever arrives late finds finished stages empty and catches up, so nobody ever waits for
 // a member that the thread pool has not started yet: the caller alone can do everything.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -18,16 +19,20 @@ namespace mbjax {
 
 class Team {
  public:
-  explicit Team(int64_t stages) : stages_(static_cast<size_t>(stages)) {}
+  Team(int64_t stages, int64_t members) : stages_(static_cast<size_t>(stages)), members_(members) {}
 
   // Stage number `at`: fn(chunk) for every chunk of [0, chunks); returns when all of them are done by someone.
   template <class Fn>
   void stage(int64_t at, int64_t chunks, const Fn& fn) {
     Stage& s = stages_[static_cast<size_t>(at)];
-    int64_t chunk;
-    while ((chunk = s.next.fetch_add(1, std::memory_order_relaxed)) < chunks) {
-      fn(chunk);
-      s.done.fetch_add(1, std::memory_order_release);
+    int64_t first = s.next.load(std::memory_order_relaxed);
+    while (first < chunks) {
+      // A share of what is left: few claims, for each moves a cache line between cores, and small ones at the end.
+      const int64_t share = std::max<int64_t>(1, (chunks - first) / (2 * members_));
+      if (!s.next.compare_exchange_weak(first, first + share, std::memory_order_relaxed)) continue;
+      for (int64_t chunk = first; chunk < first + share; ++chunk) fn(chunk);
+      s.done.fetch_add(share, std::memory_order_release);
+      first = s.next.load(std::memory_order_relaxed);
     }
     for (int spins = 0; s.done.load(std::memory_order_acquire) < chunks; ++spins) pause(spins);
   }
@@ -52,7 +57,7 @@ class Team {
  private:
   struct alignas(64) Stage {
     std::atomic<int64_t> next{0};
-    std::atomic<int64_t> done{0};
+    alignas(64) std::atomic<int64_t> done{0};
   };
 
   static void pause(int spins) {
@@ -66,6 +71,7 @@ class Team {
   }
 
   std::vector<Stage> stages_;
+  int64_t members_;
   std::atomic<int64_t> inside_{0};
   std::atomic<bool> closed_{false};
 };
@@ -74,7 +80,7 @@ class Team {
 // refer to the caller's stack: nobody is inside it any more when this returns.
 template <class Pool, class Program>
 void run_team(Pool& pool, int64_t helpers, int64_t stages, const Program& program) {
-  auto team = std::make_shared<Team>(stages);
+  auto team = std::make_shared<Team>(stages, helpers + 1);
   for (int64_t i = 0; i < helpers; ++i) {
     pool.Schedule([team, &program] {
       if (!team->enter()) return;

