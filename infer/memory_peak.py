@@ -1,6 +1,6 @@
 """Peak memory of a process that answers with a quantised base, against what it must hold.
 
-    python infer/memory_peak.py [--dtype int8] [--context 2048] [--json]     Linux
+    python infer/memory_peak.py [--dtype int8] [--context 2048] [--json] [--write]     Linux
 
 Two child processes: one that starts JAX and runs a small program, one that loads the base, takes in a prompt that
 fills most of the context and generates. Target: at most 1.25 times weights, KV cache and the first process's peak.
@@ -16,6 +16,7 @@ from typing import Any
 
 BASE = "smollm2-135m"
 TARGET = 1.25
+PAGE = Path(__file__).parent.parent / "docs" / "memory.md"
 GENERATED = 64
 
 
@@ -75,6 +76,29 @@ def measure(dtype: str, context: int) -> dict[str, Any]:
     }
 
 
+def page(result: dict[str, Any]) -> str:
+    """The document as Markdown."""
+    rows = (
+        ("JAX started, a small program run", result["runtime"]),
+        (f"base in {result['dtype']}", result["base"]),
+        (f"KV cache of {result['context']} positions", result["kv"]),
+        ("peak once the base is loaded", result["loaded"]),
+        (f"peak after a prompt of {result['prompt_tokens']} tokens and {GENERATED} generated", result["peak"]),
+        ("the same where programs are not in the compilation cache yet", result["first_start_peak"]),
+    )
+    lines = [
+        "# Peak memory of a process",
+        "",
+        f"{BASE}; the most resident memory that a process ever held. Target: the peak is at most {TARGET} times the sum of",
+        f"the first three; here {result['ratio']:.2f}. Made by `python infer/memory_peak.py --write`.",
+        "",
+        "| what | MB |",
+        "|---|---|",
+        *(f"| {what} | {size / 1e6:.1f} |" for what, size in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _child(role: str, settings: list[str]) -> dict[str, Any]:
     command = [sys.executable, __file__, "--role", role, *settings]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,6 +112,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="int8")
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--write", action="store_true", help=f"write the table to {PAGE.parent.name}/{PAGE.name}")
     parser.add_argument("--role", choices=("baseline", "answer"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.role:
