@@ -119,15 +119,10 @@ def main() -> None:
         print(json.dumps(baseline() if arguments.role == "baseline" else answer(arguments.dtype, arguments.context)))
         return
     result = measure(arguments.dtype, arguments.context)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        for key, value in result.items():
-            print(
-                f"{key:>18}  {value / 1e6:.1f} MB"
-                if isinstance(value, int) and value > 10**6
-                else f"{key:>18}  {value}"
-            )
+    print(json.dumps(result) if arguments.json else page(result))
+    if arguments.write:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(result))
     if result["ratio"] > TARGET:
         sys.exit(f"missed: {result['ratio']:.2f} times what is needed; at most {TARGET}")
 
