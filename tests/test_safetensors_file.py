@@ -15,6 +15,7 @@ from mbjax.io.safetensors_file import (
     ALIGNMENT,
     DTYPES,
     map_tensors,
+    open_tensors,
     parse_tensors,
     read_header,
     write_safetensors,
@@ -47,7 +48,11 @@ def test_every_dtype_comes_back(tmp_path):
     for name, array in tensors.items():
         assert read[name].dtype == array.dtype and not read[name].flags.writeable
         np.testing.assert_array_equal(read[name], array)
-    assert not open_tensors(tmp_path / PATH, populate=True).tensors["wide"].flags.writeable
+    mapped = open_tensors(tmp_path / PATH, populate=True)
+    assert not mapped.tensors["wide"].flags.writeable
+    mapped.release()
+    for name, array in tensors.items():  # read again from the file
+        np.testing.assert_array_equal(mapped.tensors[name], array)
 
 
 def test_the_reference_reads_what_is_written(tmp_path):

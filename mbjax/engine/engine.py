@@ -13,6 +13,7 @@ from mbjax.core.fused import bundled
 from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling
 from mbjax.engine.compile_cache import use_compile_cache
+from mbjax.engine.host_memory import return_large_blocks
 from mbjax.engine.pack_slots import PackSlots
 from mbjax.engine.programs import Programs, kv_dtype_of, tree_bytes
 from mbjax.engine.reply import Memory, Reply, RouteItem
@@ -75,6 +76,7 @@ class Engine:
         are quantised. `packs` is a directory of packs; `force_base` lets in packs that were made for another base.
         """
         use_compile_cache()
+        return_large_blocks()
         base = load_base(name_or_path, dtype=dtype)
         context = min(DEFAULT_CONTEXT, base.config.max_context) if context is None else context
         directory = Path(packs) if packs is not None else None

@@ -109,6 +109,8 @@ def prefill_prompt(programs: Programs, params: Base, mix: Mix, cache: Cache, ids
         tokens = np.zeros((1, size), np.int32)
         tokens[0, : len(part)] = part
         n_valid = jnp.asarray(np.asarray([len(part)], np.int32))
-        h, cache = programs.prefill(size)(params, mix, cache, jnp.asarray(tokens), n_valid)
+        program = programs.prefill(size)
+        jax.block_until_ready(h)  # a program that waits in the queue holds its temporaries already
+        h, cache = program(params, mix, cache, jnp.asarray(tokens), n_valid)
     assert h is not None
     return h, cache
