@@ -64,7 +64,7 @@ class _Mbjax:
 
     def prefill(self, ids: list[int]) -> float:
         begin = time.perf_counter()
-        token, cache, _ = self._take_in(ids)
+        _, cache, _ = self._take_in(ids)
         seconds = time.perf_counter() - begin
         self._engine.give_cache(self._use.programs, cache)
         return seconds
