@@ -78,9 +78,11 @@ class _Mbjax:
         params, programs = self._engine.base.params, self._use.programs
         token, cache, lanes = self._take_in(ids)
         begin = time.perf_counter()
-        for _ in range(n_tokens):
-            token, cache, lanes = programs.decode()(params, self._use.mix, cache, token, lanes)
+        for _ in range(n_tokens):  # as in generation, the next step is queued before a token is looked at
+            following, cache, lanes = programs.decode()(params, self._use.mix, cache, token, lanes)
             np.asarray(token)
+            token = following
+        np.asarray(token)
         seconds = time.perf_counter() - begin
         self._engine.give_cache(programs, cache)
         return seconds
