@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import llama_cpp
 import numpy as np
+from real_texts import texts_of_lengths
 
 from mbjax.core.sampling import Sampling, lanes_of
 from mbjax.engine.bench import read_bandwidth
@@ -21,7 +22,7 @@ Clock = Callable[[], float]
 N_PROMPT, N_DECODE, CONTEXTS = 512, 48, (128, 2048)
 
 
-def compare_speed(path: Path, threads: int, tokens: Callable[[Engine], list[int]], rounds: int) -> dict[str, Any]:
+def compare_speed(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     """Tokens per second, medians of `rounds` after one that does not count.
 
     prefill: N_PROMPT tokens up to the choice of the next one. decode_C: N_DECODE greedy tokens after C. The two
@@ -30,7 +31,8 @@ def compare_speed(path: Path, threads: int, tokens: Callable[[Engine], list[int]
     engine = Engine.load(path, context=max(CONTEXTS) + N_DECODE)
     options: dict[str, Any] = {"n_threads": threads, "n_threads_batch": threads, "verbose": False}
     llama = llama_cpp.Llama(str(path), n_ctx=max(CONTEXTS) + 4 * N_DECODE, **options)
-    ids = tokens(engine)
+    text = texts_of_lengths(lambda text: engine.base.tokenizer.encode(text, add_bos=False))[-1][1]
+    ids = text * -(-max(CONTEXTS) // len(text))
     measured: dict[str, tuple[int, Clock]] = {}
     for who, run in (("mbjax", _Mbjax(engine)), ("llamacpp", _Llamacpp(llama))):
         measured[f"{who}_prefill"] = (N_PROMPT, lambda run=run: run.prefill(ids[:N_PROMPT]))
@@ -48,6 +50,9 @@ def compare_speed(path: Path, threads: int, tokens: Callable[[Engine], list[int]
     return {
         "file": path.stem,
         "rounds": rounds,
+        "n_prompt": N_PROMPT,
+        "n_decode": N_DECODE,
+        "contexts": CONTEXTS,
         **{f"{name}_tok_s": speed for name, speed in speeds.items()},
         **{f"{task}_ratio": speeds[f"mbjax_{task}"] / speeds[f"llamacpp_{task}"] for task in tasks},
         "bandwidth": bandwidth,
@@ -64,7 +69,7 @@ class _Mbjax:
 
     def prefill(self, ids: list[int]) -> float:
         begin = time.perf_counter()
-        token, cache, _ = self._take_in(ids)
+        _, cache, _ = self._take_in(ids)
         seconds = time.perf_counter() - begin
         self._engine.give_cache(self._use.programs, cache)
         return seconds
@@ -73,9 +78,11 @@ class _Mbjax:
         params, programs = self._engine.base.params, self._use.programs
         token, cache, lanes = self._take_in(ids)
         begin = time.perf_counter()
-        for _ in range(n_tokens):
-            token, cache, lanes = programs.decode()(params, self._use.mix, cache, token, lanes)
+        for _ in range(n_tokens):  # as in generation, the next step is queued before a token is looked at
+            following, cache, lanes = programs.decode()(params, self._use.mix, cache, token, lanes)
             np.asarray(token)
+            token = following
+        np.asarray(token)
         seconds = time.perf_counter() - begin
         self._engine.give_cache(programs, cache)
         return seconds

@@ -94,6 +94,7 @@ def test_the_layer_kernel_equals_operation_by_operation(dtype, config, scheme, t
 
 def test_opening_a_bundle_gives_the_bits_that_went_in():
     whole, parts = quantised(QWEN), quantised(QWEN, bundle=False)
+    assert isinstance(whole.layers, Bundle)
     for a, b in zip(jax.tree.leaves(whole.layers.opened()), jax.tree.leaves(parts.layers), strict=True):
         assert a.dtype == b.dtype and (np.asarray(a) == np.asarray(b)).all()
 
@@ -165,11 +166,12 @@ def test_p3_another_pack_in_the_slot_compiles_nothing():
         mix = Mix((slot,), jnp.ones((1, 1), jnp.float32))
         lanes = lanes_of([(Sampling(), [1])], DEEP.vocab_size)
         step(whole, mix, cache_for(DEEP, 1, (slot,)), jnp.asarray([3], jnp.int32), lanes, config=DEEP)
-        assert step._cache_size() == 1, i
+        assert step._cache_size() == 1, i  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_a_layout_that_points_outside_the_weights_is_refused():
     whole = quantised(PLAIN)
+    assert isinstance(whole.layers, Bundle)
     short = dataclasses.replace(whole.layers, weights=whole.layers.weights[:-4096])
     with pytest.raises(Exception, match="outside the weights"):
         run(dataclasses.replace(whole, layers=short), PLAIN, random_tokens(PLAIN, 1, 1))

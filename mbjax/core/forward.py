@@ -128,7 +128,7 @@ def _experts(
 
 
 def _expert(
-    pack: Pack | Slot, h: jax.Array, positions: jax.Array, kvs: Layers | None, segments: jax.Array | None
+    pack: Any, h: jax.Array, positions: jax.Array, kvs: Any, segments: jax.Array | None
 ) -> tuple[jax.Array, Layers | None]:
     """What a pack's expert adds to h [B, T, D], before its gate."""
     expert = as_pack(pack).expert
@@ -154,7 +154,8 @@ def _run(
 ) -> tuple[jax.Array, Cache | None]:
     """The base's layers `which` with the packs' deltas."""
     start, stop = which.start, which.stop
-    layers, kvs = params.layers[start:stop], cache.part(start, stop) if cache is not None else None
+    layers: Any = params.layers[start:stop]
+    kvs: Any = cache.part(start, stop) if cache is not None else None
     positions, segments = _places(h, cache, rows)
     if fused.takes(layers, kvs, packs):
         h, kvs = fused.run(layers, h, positions, kvs, config, packs, gates)

@@ -53,7 +53,7 @@ class Bundle:
 
     def _layer(self, place: bundle.LayerPlace) -> Layer:
         parts = bundle.unpack(self.weights, place)._asdict()
-        maps = {
+        maps: dict[str, Any] = {
             name: QTensor(*parts[name], shape=shape, tiled=True)
             for name, shape in zip(bundle.MAPS, self.layout.shapes, strict=True)
         }
@@ -109,12 +109,12 @@ def run(
     positions: jax.Array,
     kvs: StackedKV,
     config: ModelConfig,
-    slots: tuple[Slot, ...] = (),
+    slots: tuple[Any, ...] = (),
     gates: jax.Array | None = None,
 ) -> tuple[jax.Array, StackedKV]:
     """As `base.run_layers`: h [B, T, D], positions int32 [B, T], each lane's in sequence, gates float32 [B, T, P].
 
-    The slots' deltas are those of layers [kvs.first, kvs.first + kvs.count).
+    The deltas of `slots`, `Slot`s of one layout, are those of layers [kvs.first, kvs.first + kvs.count).
     """
     own = range(kvs.first, kvs.first + kvs.count)
     deltas = tuple(slots[0].layout.delta_places(i) for i in own) if slots else ()

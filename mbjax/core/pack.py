@@ -1,11 +1,16 @@
 """A pack: one capability as a pytree of two optional parts."""
 
+from typing import TYPE_CHECKING
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
 from mbjax.core.expert import Expert
 from mbjax.core.lora import Lora
+
+if TYPE_CHECKING:
+    from mbjax.core.slots import Slot
 
 
 @flax.struct.dataclass

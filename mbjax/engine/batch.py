@@ -11,7 +11,8 @@ from mbjax.core.base import Base
 from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.decode import chunk_sizes
-from mbjax.core.pack import Mix, Pack
+from mbjax.core.forward import Packs
+from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling, lanes_of
 from mbjax.engine.programs import Programs, kv_dtype_of
 
@@ -23,7 +24,7 @@ def answer_all(
     params: Base,
     config: ModelConfig,
     prompts: Sequence[Sequence[int]],
-    packs: tuple[Pack, ...] = (),
+    packs: Packs = (),
     *,
     max_tokens: int,
     ends: frozenset[int],

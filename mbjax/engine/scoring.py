@@ -8,7 +8,8 @@ import numpy as np
 
 from mbjax.core.base import Base
 from mbjax.core.config import ModelConfig
-from mbjax.core.pack import Mix, Pack
+from mbjax.core.forward import Packs
+from mbjax.core.pack import Mix
 from mbjax.core.score import token_logprobs
 
 SHORTEST = 32  # tokens of the smallest program; each longer one is twice as long
@@ -42,7 +43,7 @@ def row_logprobs(
     params: Base,
     config: ModelConfig,
     rows: Sequence[Row],
-    packs: tuple[Pack, ...] = (),
+    packs: Packs = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
     """The summed natural log-probability of each row's scored tokens, in the order of `rows`.
@@ -75,9 +76,7 @@ def _bucket(n_tokens: int) -> int:
     return length
 
 
-def _score(
-    params: Base, packs: tuple[Pack, ...], config: ModelConfig, rows: list[Row], n_rows: int, length: int
-) -> list[float]:
+def _score(params: Base, packs: Packs, config: ModelConfig, rows: list[Row], n_rows: int, length: int) -> list[float]:
     tokens, targets = (np.zeros((n_rows, length), np.int32) for _ in range(2))
     for b, row in enumerate(rows):
         tokens[b, : len(row.ids) - 1], targets[b, : len(row.ids) - 1] = row.ids[:-1], row.ids[1:]

@@ -44,6 +44,12 @@ class LayerWeights(NamedTuple):
     q_norm: jax.Array | None = None
     k_norm: jax.Array | None = None
 
+    def maps(self) -> tuple[Quantized, ...]:
+        return self[: len(MAPS)]  # pyright: ignore[reportReturnType]
+
+    def vectors(self) -> tuple[jax.Array | None, ...]:
+        return self[len(MAPS) :]  # pyright: ignore[reportReturnType]
+
 
 class MapPlace(NamedTuple):
     """Where a map lies: `bits` 4, 8 or 32 (float32 [out, width] as it is); `width` counts the padding."""
@@ -76,14 +82,14 @@ def place_layers(layers: tuple[LayerWeights, ...]) -> tuple[tuple[LayerPlace, ..
     places, at = [], 0
     for layer in layers:
         maps = []
-        for weight in layer[: len(MAPS)]:
+        for weight in layer.maps():
             bits = 4 if weight.values.dtype == jnp.uint8 else 8
             width = weight.values.shape[1] * 32 // bits
             place = MapPlace(at, bits, width, weight.scales.shape[1], weight.mins is not None, weight.values.shape[0])
             maps.append(place)
             at = aligned(at + place.tiles * place.tile_bytes)
         vectors = []
-        for vector in layer[len(MAPS) :]:
+        for vector in layer.vectors():
             vectors.append((-1, 0) if vector is None else (at, vector.shape[0]))
             at = at if vector is None else aligned(at + 4 * vector.shape[0])
         places.append(LayerPlace(tuple(maps), tuple(vectors)))
@@ -92,7 +98,7 @@ def place_layers(layers: tuple[LayerWeights, ...]) -> tuple[tuple[LayerPlace, ..
 
 def fill(buffer: np.ndarray, place: LayerPlace, layer: LayerWeights) -> None:
     """Writes one layer into the bytes uint8 [n] of all of them."""
-    for where, weight in zip(place.maps, layer[: len(MAPS)], strict=True):
+    for where, weight in zip(place.maps, layer.maps(), strict=True):
         out = buffer[where.offset :][: where.tiles * where.tile_bytes].reshape(where.tiles, where.tile_bytes)
         at = 0
         for part in weight:
@@ -100,7 +106,7 @@ def fill(buffer: np.ndarray, place: LayerPlace, layer: LayerWeights) -> None:
                 raw = np.asarray(part).reshape(where.tiles, -1).view(np.uint8)
                 out[:, at : at + raw.shape[1]] = raw
                 at += raw.shape[1]
-    for (offset, length), vector in zip(place.vectors, layer[len(MAPS) :], strict=True):
+    for (offset, length), vector in zip(place.vectors, layer.vectors(), strict=True):
         if vector is not None:
             buffer[offset : offset + 4 * length] = np.asarray(vector, np.float32).view(np.uint8)
 

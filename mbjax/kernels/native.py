@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import sysconfig
 from pathlib import Path
 
@@ -12,7 +13,8 @@ TARGETS = ("mbjax_linear", "mbjax_attend", "mbjax_layers", "mbjax_zeros")
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    path = Path(__file__).parent / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    built = Path(__file__).parent / f"_native{sysconfig.get_config_var('EXT_SUFFIX')}"
+    path = Path(os.environ.get("MBJAX_KERNELS", built))  # another build of them, such as one with sanitizers
     if not path.exists():
         return None
     try:
