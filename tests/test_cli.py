@@ -11,6 +11,7 @@ from tiny_text import TEMPLATE, write_jsonl
 import mbjax.engine.engine
 import mbjax.engine.stream
 from mbjax.cli.main import run
+from mbjax.engine.demo import DEMO_PROMPTS
 from mbjax.errors import FailureError
 
 
@@ -192,13 +193,13 @@ def test_bench_reports_its_keys(capsys, base):
 
 def test_chat_keeps_the_history_until_reset(capsys, base, monkeypatch):
     prompts = []
-    original = mbjax.engine.engine.Engine.encode
+    original = mbjax.engine.engine.Engine.read
 
-    def encode(self, prompt, **settings):
+    def read(self, prompt, **settings):
         prompts.append([message["content"] for message in prompt])
         return original(self, prompt, **settings)
 
-    monkeypatch.setattr(mbjax.engine.engine.Engine, "encode", encode)
+    monkeypatch.setattr(mbjax.engine.engine.Engine, "read", read)
     typed = iter(["one", "", "two", "x" * 2000, "/reset", "three", "/exit", "never"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     assert run(["chat", "--base", base, "-n", "2", "--context", "128", "--system", "be"]) == 0
@@ -254,5 +255,5 @@ def test_the_demo_answers_its_prompts_and_shows_the_memory(capsys, base, monkeyp
     assert run(["demo"]) == 0
     printed = capsys.readouterr()
     assert asked == ["smollm2-135m"]
-    assert printed.out.count("\n> ") + printed.out.startswith("> ") == 3
-    assert "kv" in printed.out and "total" in printed.out and printed.err.count("first after") == 3
+    assert printed.out.count("\n> ") + printed.out.startswith("> ") == len(DEMO_PROMPTS)
+    assert "kv" in printed.out and "total" in printed.out and printed.err.count("first after") == len(DEMO_PROMPTS)

@@ -8,7 +8,7 @@ import typer
 from mbjax.cli import options
 from mbjax.cli.base import load_engine
 from mbjax.cli.options import DEFAULT_BASE
-from mbjax.cli.output import note, note_reply, print_pieces
+from mbjax.cli.output import note, note_reply, print_pieces, show_notes
 from mbjax.errors import InputError
 
 
@@ -35,7 +35,8 @@ def chat(
     from mbjax.engine.conversation import Conversation
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    conversation = Conversation(load_engine(base, dtype, context, packs, force_base, kv_dtype), system, pack)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
+    conversation = Conversation(engine, system, pack)
     note("/reset forgets the conversation, /exit (or Ctrl-D) ends it, Ctrl-C stops an answer")
     while (text := _read()) is not None:
         if text == "/reset":
@@ -56,6 +57,7 @@ def chat(
         conversation.answered("".join(pieces))
         if stream.tokens:
             note_reply(stream.reply("".join(pieces)))
+        show_notes(engine)
 
 
 def _read() -> str | None:

@@ -8,7 +8,7 @@ import typer
 from mbjax.cli import options
 from mbjax.cli.base import load_engine
 from mbjax.cli.options import DEFAULT_BASE
-from mbjax.cli.output import print_json, progress_bar
+from mbjax.cli.output import print_json, progress_bar, show_notes
 
 
 def evaluate(
@@ -32,6 +32,7 @@ def evaluate(
 
     with progress_bar("evaluating") as report:
         result = run(engine, items, pack=pack, raw=raw, progress=report)
+    show_notes(engine)
     if as_json:
         print_json(result.to_json())
     else:

@@ -8,7 +8,7 @@ import typer
 from mbjax.cli import options
 from mbjax.cli.base import load_engine
 from mbjax.cli.options import DEFAULT_BASE
-from mbjax.cli.output import note_reply, print_json, print_pieces
+from mbjax.cli.output import note_reply, print_json, print_pieces, show_notes
 
 
 def generate(
@@ -42,3 +42,4 @@ def generate(
         print_json(stream.reply("".join(stream)).to_json())
     else:
         note_reply(stream.reply(print_pieces(stream)))
+    show_notes(engine)

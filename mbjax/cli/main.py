@@ -15,6 +15,8 @@ from mbjax.cli.generate import generate
 from mbjax.cli.pack_train import app as pack_app
 from mbjax.cli.plan import plan
 from mbjax.cli.pull import pull
+from mbjax.cli.route import route
+from mbjax.cli.route_train import app as train_app
 from mbjax.errors import MbjaxError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -26,10 +28,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, pull, generate, chat, plan, bench):
+for command in (demo, pull, generate, chat, route, plan, bench):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(pack_app, name="pack")
+app.add_typer(train_app, name="train")
 
 
 def _show_version(wanted: bool) -> None:

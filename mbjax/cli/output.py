@@ -13,7 +13,8 @@ from rich.table import Table
 from mbjax.engine.sizes import format_bytes
 
 if TYPE_CHECKING:
-    from mbjax.engine.reply import Reply
+    from mbjax.engine.engine import Engine
+    from mbjax.engine.reply import Reply, RouteItem
 
 Report = Callable[[int, int], None]  # (done, total)
 
@@ -30,6 +31,12 @@ def print_json(document: dict[str, Any]) -> None:
 def note(text: str) -> None:
     """A line about the work, for whoever watches."""
     stderr().print(text, style="dim", markup=False, soft_wrap=True)
+
+
+def show_notes(engine: "Engine") -> None:
+    """What the engine wants said: no router, a damaged pack."""
+    for text in engine.take_notes():
+        note(text)
 
 
 @contextlib.contextmanager
@@ -85,10 +92,15 @@ def print_pieces(pieces: Iterable[str], kept: list[str] | None = None) -> str:
     return "".join(kept)
 
 
+def _shown_item(item: "RouteItem") -> str:
+    """A pack with its gate and, where the router chose it, its score."""
+    return f"{item.pack} {item.gate:.2f}" + ("" if item.score is None else f" (score {item.score:.2f})")
+
+
 def note_reply(reply: "Reply") -> None:
     """Speed and memory of an answer."""
     timing = reply.timing
     speed = f", {timing.decode_tok_s:.1f} tokens/s" if timing.decode_tok_s is not None else ""
-    route = ", ".join(f"{item.pack} {item.gate:.2f}" for item in reply.route) or "base"
+    route = ", ".join(_shown_item(item) for item in reply.route) or "base"
     memory = format_bytes(reply.memory.peak)
     note(f"[{route}] {reply.n_prompt} + {len(reply.tokens)} tokens, first after {timing.ttft_s:.2f} s{speed}, {memory}")

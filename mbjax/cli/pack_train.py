@@ -12,7 +12,7 @@ from rich.table import Table
 from mbjax.cli import options
 from mbjax.cli.base import load_engine
 from mbjax.cli.options import DEFAULT_BASE
-from mbjax.cli.output import note, print_json, print_table, stderr
+from mbjax.cli.output import note, print_json, print_table, show_notes, stderr
 from mbjax.cli.pack import app
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def evaluate(
     ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Score base and pack on the same held-out lines, task by task."""
+    """Score base, pack and the router's choice on the same held-out lines, task by task."""
     from mbjax.engine.pack_eval import put_scores, score_pack
     from mbjax.io.pack_check import summarise_pack
     from mbjax.io.pack_scores import score_json
@@ -80,6 +80,7 @@ def evaluate(
     with _Display(0) as display:
         command = f"mbjax {shlex.join(sys.argv[1:])}"
         scores = score_pack(engine, summary.id, file, command=command, progress=display.stage)
+    show_notes(engine)
     if write:
         put_scores(pack, scores, engine.base)
         note(f"written to {pack}")
@@ -90,9 +91,12 @@ def evaluate(
 
 
 def _table(scores: "list[Score]") -> Table:
-    table = Table("task", "metric", "n", "base", "pack", box=None, pad_edge=False)
+    from mbjax.engine.pack_eval import shown_score
+
+    table = Table("task", "metric", "n", "base", "pack", "routed", box=None, pad_edge=False)
     for score in scores:
-        table.add_row(score.task, score.metric, str(score.n), f"{score.base:.4f}", f"{score.pack:.4f}")
+        values = (shown_score(value) for value in (score.base, score.pack, score.routed))
+        table.add_row(score.task, score.metric, str(score.n), *values)
     return table
 
 

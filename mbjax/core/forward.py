@@ -72,10 +72,7 @@ def understand(
     """
     with jax.named_scope("understand"):
         h = embed(params, tokens)
-        h, cache = _run(params, packs, gates, h, cache, config, range(config.tap), rows)
-    if cache is not None and cache.tap is not None:
-        cache = dataclasses.replace(cache, tap=_keep(cache.tap, h, cache.length))
-    return h, cache
+        return _run(params, packs, gates, h, cache, config, range(config.tap), rows)
 
 
 def fuse(
@@ -88,7 +85,10 @@ def fuse(
     config: ModelConfig,
     rows: Rows | None = None,
 ) -> tuple[jax.Array, Cache | None]:
-    """The packs' experts and layers `[tap, L)`: h [B, T, D] -> h [B, T, D]. The length does not move: see `advance`."""
+    """The packs' experts and layers `[tap, L)`: h [B, T, D] -> h [B, T, D]; the tap states are kept where the cache
+    does so. The length does not move: see `advance`."""
+    if cache is not None and cache.tap is not None:
+        cache = dataclasses.replace(cache, tap=_keep(cache.tap, h, cache.length))
     h, cache = _experts(packs, gates, h, cache, rows)
     with jax.named_scope("fuse"):
         return _run(params, packs, gates, h, cache, config, range(config.tap, config.n_layers), rows)

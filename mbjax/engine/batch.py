@@ -26,27 +26,29 @@ def answer_all(
     prompts: Sequence[Sequence[int]],
     packs: Packs = (),
     *,
+    gates: np.ndarray | None = None,
     max_tokens: int,
     ends: frozenset[int],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """The greedy continuation of each prompt, at most `max_tokens` ids, without the id of `ends` that closes it.
 
-    `packs` are forced on all of them, with gates of 1. Prompts that are taken in by the same chunks share a batch, so
-    that an answer does not depend on the neighbours.
+    `packs` are forced on all of them, with `gates` float32 [N, P], or of 1. Prompts that are taken in by the same
+    chunks share a batch, so that an answer does not depend on the neighbours.
     `progress(done, total)` counts prompts.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     if not prompts:
         return answers
     longest = max(max(sum(chunk_sizes(len(ids))), len(ids) + max_tokens) for ids in prompts)
-    capacity = -(-longest // _CAPACITY_STEP) * _CAPACITY_STEP
+    capacity = padded_capacity(longest)
     kv_dtype = kv_dtype_of(params)
     programs = Programs(params, config, packs, batch=LANES, capacity=capacity, kv_dtype=kv_dtype)
-    mix = Mix(packs, jnp.asarray(np.ones((LANES, len(packs)), np.float32)))
+    gates = np.ones((len(prompts), len(packs)), np.float32) if gates is None else gates
     cache, done = programs.new_cache(), 0
-    for members in _batches(prompts):
-        lanes = [prompts[members[min(lane, len(members) - 1)]] for lane in range(LANES)]  # the last fills the rest
+    for members in alike(prompts):
+        which = [members[min(lane, len(members) - 1)] for lane in range(LANES)]  # the last fills the rest
+        lanes, mix = [prompts[i] for i in which], Mix(packs, jnp.asarray(gates[which]))
         cache = dataclasses.replace(cache, length=jnp.zeros_like(cache.length))
         ids, cache = _answer(params, mix, programs, cache, lanes, max_tokens, ends)
         for i, answer in zip(members, ids, strict=False):
@@ -57,7 +59,12 @@ def answer_all(
     return answers
 
 
-def _batches(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+def padded_capacity(n_positions: int) -> int:
+    """The capacity of a cache for so many positions: one of few, so that few programs are compiled."""
+    return -(-n_positions // _CAPACITY_STEP) * _CAPACITY_STEP
+
+
+def alike(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Indices of prompts, at most LANES to a batch, all of a batch with the same chunks."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):

@@ -3,15 +3,21 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from mbjax.engine.batch import answer_all
 from mbjax.engine.engine import Engine, Selection
 from mbjax.engine.eval_file import Choice, Completion, Item, Passage, Question
 from mbjax.engine.match import METRICS, is_right
+from mbjax.engine.reply import RouteItem
+from mbjax.engine.route_all import route_all
+from mbjax.engine.routing import used
 from mbjax.engine.scoring import Row, row_logprobs, windows
 from mbjax.errors import InputError
+from mbjax.io.prompt import Prompt, raw_prompt
 
 ANSWER_TOKENS = 64
 _WINDOW = 1024  # tokens of a passage read at once; it moves on by half
@@ -37,6 +43,7 @@ def evaluate(
     *,
     pack: str = "auto",
     raw: bool = False,
+    known: Mapping[tuple[str, ...], Sequence[dict[str, Any]]] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures on the lines of a file, all of one form, see `eval_file.read_items`.
@@ -49,75 +56,129 @@ def evaluate(
     - `{"text"}`: metric `bits_per_byte` over all texts, each read raw from the base's beginning token (or end token,
       where it has none) in windows of 1,024 tokens that move on by half.
 
-    `pack` is as in `Engine.generate`. A prompt is one user turn through the chat template, unless `raw`.
+    `pack` is as in `Engine.generate`; `auto` chooses for each line by its own prompt or text. A prompt is one user
+    turn through the chat template, unless `raw`. `known` holds results that were measured before, by the packs that
+    were forced on all lines: where a route comes to the same they are taken from there.
     `progress(done, total)` counts sequences. Raises InputError for a prompt that the context does not hold.
     """
-    use = engine.select(pack)
-    questions = [item for item in items if isinstance(item, Question)]
-    if questions:
-        return _exact_match(engine, use, questions, raw, progress)
-    choices = [item for item in items if isinstance(item, Choice)]
-    if choices:
-        return _multiple_choice(engine, use, choices, raw, progress)
-    completions = [item for item in items if isinstance(item, Completion)]
-    if completions:
-        return _completion_bits(engine, use, completions, raw, progress)
-    return _bits_per_byte(engine, use, [item for item in items if isinstance(item, Passage)], progress)
+    if not engine.routes(pack):
+        use = engine.select(pack)
+        results = _measure(engine, use, items, _gates(use.route, len(items)), raw, progress)
+        return _evaluation(items, [{**result, "route": _plain(use.route)} for result in results])
+    routes = route_all(engine, [_routed_by(engine, item, raw) for item in items], progress)
+    routes = [engine.selection(route).route for route in routes]
+    results: list[dict[str, Any]] = [{} for _ in items]
+    for packs, members in _by_packs(routes).items():
+        if known is not None and packs in known:
+            found = [known[packs][i] for i in members]
+        else:
+            gates = np.asarray([[item.gate for item in used(routes[i])] for i in members], np.float32)
+            use = engine.select(",".join(packs) or "none")
+            found = _measure(engine, use, [items[i] for i in members], gates, raw, progress)
+        for i, result in zip(members, found, strict=True):
+            results[i] = {**result, "route": _plain(routes[i])}
+    return _evaluation(items, results)
 
 
-def _exact_match(
-    engine: Engine, use: Selection, items: Sequence[Question], raw: bool, progress: Progress | None
-) -> Evaluation:
+def _by_packs(routes: Sequence[list[RouteItem]]) -> dict[tuple[str, ...], list[int]]:
+    """The lines that each set of packs, in the order of their ids, is used on."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, route in enumerate(routes):
+        route.sort(key=lambda item: item.pack)
+        groups.setdefault(tuple(item.pack for item in used(route)), []).append(i)
+    return groups
+
+
+def _routed_by(engine: Engine, item: Item, raw: bool) -> Prompt:
+    """What the router reads of a line."""
+    with _located(item.where):
+        if isinstance(item, Passage):
+            ids = _passage_ids(engine, item.text)[: min(_WINDOW, engine.context)]
+            return raw_prompt(ids)
+        return engine.read(item.prompt, raw=raw)
+
+
+def _measure(
+    engine: Engine, use: Selection, items: Sequence[Item], gates: np.ndarray, raw: bool, progress: Progress | None
+) -> list[dict[str, Any]]:
+    """The result of each line with the packs of `use`, weighed by gates float32 [N, P]."""
+    if questions := [item for item in items if isinstance(item, Question)]:
+        return _answers(engine, use, questions, gates, raw, progress)
+    if choices := [item for item in items if isinstance(item, Choice)]:
+        return _choices(engine, use, choices, gates, raw, progress)
+    if completions := [item for item in items if isinstance(item, Completion)]:
+        return _completions(engine, use, completions, gates, raw, progress)
+    return _passages(engine, use, [item for item in items if isinstance(item, Passage)], gates, progress)
+
+
+def _evaluation(items: Sequence[Item], results: list[dict[str, Any]]) -> Evaluation:
+    first = items[0]
+    if isinstance(first, Question):
+        return Evaluation(results, _mean(METRICS[first.match], [result["correct"] for result in results]))
+    if isinstance(first, Choice):
+        acc_norm = _mean("acc_norm", [result["correct_norm"] for result in results])["value"]
+        return Evaluation(results, {**_mean("acc", [result["correct"] for result in results]), "acc_norm": acc_norm})
+    value = sum(result["bits"] for result in results) / sum(result["bytes"] for result in results)
+    return Evaluation(results, {"metric": "bits_per_byte", "value": value, "n": len(results)})
+
+
+def _answers(
+    engine: Engine, use: Selection, items: Sequence[Question], gates: np.ndarray, raw: bool, progress: Progress | None
+) -> list[dict[str, Any]]:
     base, ends = engine.base, engine.base.tokenizer.eos_ids
     prompts = []
     for item in items:
         with _located(item.where):
             prompts.append(engine.encode(item.prompt, raw=raw))
     answers = answer_all(
-        base.params, base.config, prompts, use.mix.packs, max_tokens=ANSWER_TOKENS, ends=ends, progress=progress
+        base.params,
+        base.config,
+        prompts,
+        use.mix.packs,
+        gates=gates,
+        max_tokens=ANSWER_TOKENS,
+        ends=ends,
+        progress=progress,
     )
-    route, results = _route(use), []
+    results = []
     for item, prompt, ids in zip(items, prompts, answers, strict=True):
         text = base.tokenizer.decode(ids[: engine.context - len(prompt) + 1])
         correct = is_right(item.match, text, item.answer, item.prefix, cut_off=len(ids) >= ANSWER_TOKENS)
-        results.append({"correct": correct, "text": text.strip(), "route": route})
-    return Evaluation(results, _mean(METRICS[items[0].match], [result["correct"] for result in results]))
+        results.append({"correct": correct, "text": text.strip()})
+    return results
 
 
-def _multiple_choice(
-    engine: Engine, use: Selection, items: Sequence[Choice], raw: bool, progress: Progress | None
-) -> Evaluation:
+def _choices(
+    engine: Engine, use: Selection, items: Sequence[Choice], gates: np.ndarray, raw: bool, progress: Progress | None
+) -> list[dict[str, Any]]:
     base = engine.base
     rows: list[Row] = []
     for item in items:
         with _located(item.where):
             rows += [_choice_row(engine, item.prompt, choice, raw) for choice in item.choices]
-    logprobs = row_logprobs(base.params, base.config, rows, use.mix.packs, progress)
-    route, results, at = _route(use), [], 0
+    per_row = np.repeat(gates, [len(item.choices) for item in items], axis=0)
+    logprobs = row_logprobs(base.params, base.config, rows, use.mix.packs, progress, per_row)
+    results, at = [], 0
     for item in items:
         scores = logprobs[at : at + len(item.choices)]
         at += len(item.choices)
         per_byte = [score / len(choice.encode()) for score, choice in zip(scores, item.choices, strict=True)]
         best, best_norm = scores.index(max(scores)), per_byte.index(max(per_byte))
         correct = {"correct": best == item.label, "correct_norm": best_norm == item.label}
-        results.append({**correct, "logprobs": scores, "route": route})
-    acc_norm = _mean("acc_norm", [result["correct_norm"] for result in results])["value"]
-    return Evaluation(results, {**_mean("acc", [result["correct"] for result in results]), "acc_norm": acc_norm})
+        results.append({**correct, "logprobs": scores})
+    return results
 
 
-def _completion_bits(
-    engine: Engine, use: Selection, items: Sequence[Completion], raw: bool, progress: Progress | None
-) -> Evaluation:
+def _completions(
+    engine: Engine, use: Selection, items: Sequence[Completion], gates: np.ndarray, raw: bool, progress: Progress | None
+) -> list[dict[str, Any]]:
     base, rows = engine.base, []
     for item in items:
         with _located(item.where):
             rows.append(_choice_row(engine, item.prompt, item.completion, raw))
-    logprobs = row_logprobs(base.params, base.config, rows, use.mix.packs, progress)
-    route = _route(use)
-    bits = [-logprob / math.log(2) for logprob in logprobs]
+    logprobs = row_logprobs(base.params, base.config, rows, use.mix.packs, progress, gates)
     sizes = [len(item.completion.encode()) for item in items]
-    results = [{"bits": b, "bytes": n, "route": route} for b, n in zip(bits, sizes, strict=True)]
-    return Evaluation(results, {"metric": "bits_per_byte", "value": sum(bits) / sum(sizes), "n": len(items)})
+    return [{"bits": -log / math.log(2), "bytes": n} for log, n in zip(logprobs, sizes, strict=True)]
 
 
 def _choice_row(engine: Engine, prompt: str, choice: str, raw: bool) -> Row:
@@ -135,22 +196,24 @@ def _choice_row(engine: Engine, prompt: str, choice: str, raw: bool) -> Row:
     return Row(ids, max(1, min(shared, len(ids) - 1)))
 
 
-def _bits_per_byte(engine: Engine, use: Selection, items: Sequence[Passage], progress: Progress | None) -> Evaluation:
+def _passages(
+    engine: Engine, use: Selection, items: Sequence[Passage], gates: np.ndarray, progress: Progress | None
+) -> list[dict[str, Any]]:
     base, window = engine.base, min(_WINDOW, engine.context)
     parts = [windows(_passage_ids(engine, item.text), window, max(1, window // 2)) for item in items]
-    logprobs = iter(
-        row_logprobs(base.params, base.config, [row for rows in parts for row in rows], use.mix.packs, progress)
-    )
-    route, results = _route(use), []
-    for item, rows in zip(items, parts, strict=True):
-        bits = -sum(next(logprobs) for _ in rows) / math.log(2)
-        results.append({"bits": bits, "bytes": len(item.text.encode()), "route": route})
-    value = sum(result["bits"] for result in results) / sum(result["bytes"] for result in results)
-    return Evaluation(results, {"metric": "bits_per_byte", "value": value, "n": len(results)})
+    per_row = np.repeat(gates, [len(rows) for rows in parts], axis=0)
+    flat = [row for rows in parts for row in rows]
+    logprobs = iter(row_logprobs(base.params, base.config, flat, use.mix.packs, progress, per_row))
+    bits = [-sum(next(logprobs) for _ in rows) / math.log(2) for rows in parts]
+    return [{"bits": b, "bytes": len(item.text.encode())} for b, item in zip(bits, items, strict=True)]
 
 
-def _route(use: Selection) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(item) for item in use.route]
+def _gates(route: Sequence[RouteItem], n: int) -> np.ndarray:
+    return np.tile(np.asarray([item.gate for item in route], np.float32), (n, 1))
+
+
+def _plain(route: Sequence[RouteItem]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(item) for item in route]
 
 
 def _passage_ids(engine: Engine, text: str) -> list[int]:

@@ -1,12 +1,14 @@
-"""What a pack is worth: base and pack on the same held-out set, task by task."""
+"""What a pack is worth: base, pack and router on the same held-out set, task by task."""
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Item, read_items
-from mbjax.engine.evaluate import evaluate
+from mbjax.engine.evaluate import Evaluation, evaluate
 from mbjax.io.load import LoadedBase
 from mbjax.io.pack_dir import read_pack, update_pack
 from mbjax.io.pack_load import binding
@@ -17,7 +19,8 @@ from mbjax.io.pack_scores import SCORES_HEADING, Score
 def score_pack(
     engine: Engine, pack: str, path: Path, *, command: str, progress: Callable[[str, int, int], None]
 ) -> list[Score]:
-    """Scores base and pack on every task of a file of held-out lines, see `eval_file.read_items`.
+    """Scores base, pack and the router's own choice on every task of a file of held-out lines, see
+    `eval_file.read_items`. Without a router there is no routed score.
 
     `command` is what reproduces it; `progress(text, done, total)`. Raises InputError for wrong lines.
     """
@@ -25,16 +28,29 @@ def score_pack(
     tasks: dict[str, list[Item]] = {}
     for item in read_items(path):
         tasks.setdefault(item.task or path.stem, []).append(item)
-    scores = []
-    for task, items in tasks.items():
-        values = []
-        for use in ("none", pack):
-            label = f"{task}: {'base' if use == 'none' else use}"
-            result = evaluate(engine, items, pack=use, progress=lambda d, n, label=label: progress(label, d, n))
-            values.append(result.summary)
-        base, own = values
-        scores.append(Score(task, own["metric"], own["n"], digest, base["value"], own["value"], command))
-    return scores
+    return [_score(engine, pack, task, items, digest, command, progress) for task, items in tasks.items()]
+
+
+def _score(
+    engine: Engine,
+    pack: str,
+    task: str,
+    items: list[Item],
+    digest: str,
+    command: str,
+    progress: Callable[[str, int, int], None],
+) -> Score:
+    def measured(label: str, use: str, known: dict[tuple[str, ...], list[dict[str, Any]]]) -> Evaluation:
+        told = partial(progress, f"{task}: {label}")
+        return evaluate(engine, items, pack=use, known=known, progress=told)
+
+    base, own = measured("base", "none", {}), measured(pack, pack, {})
+    routed = None
+    if engine.routing is not None:
+        known = {(): base.items, (pack,): own.items}
+        routed = measured("routed", "auto", known).summary["value"]
+    values = base.summary["value"], own.summary["value"]
+    return Score(task, own.summary["metric"], own.summary["n"], digest, *values, command, routed)
 
 
 def put_scores(path: Path, scores: Sequence[Score], base: LoadedBase) -> None:
@@ -54,6 +70,14 @@ def put_scores(path: Path, scores: Sequence[Score], base: LoadedBase) -> None:
 
 def card_with_scores(card: str, scores: Sequence[Score]) -> str:
     """The card with a table of these scores as its last section."""
-    rows = [f"| {s.task} | {s.metric} | {s.n} | {s.base:.4f} | {s.pack:.4f} | `{s.command}` |" for s in scores]
-    table = ["| task | metric | n | base | pack | command |", "|---|---|---|---|---|---|", *rows]
+    rows = [
+        f"| {s.task} | {s.metric} | {s.n} | {s.base:.4f} | {s.pack:.4f} | {shown_score(s.routed)} | `{s.command}` |"
+        for s in scores
+    ]
+    table = ["| task | metric | n | base | pack | routed | command |", "|---|---|---|---|---|---|---|", *rows]
     return "\n\n".join([card.split(SCORES_HEADING)[0].rstrip(), SCORES_HEADING, "\n".join(table)]) + "\n"
+
+
+def shown_score(value: float | None) -> str:
+    """Four digits, a dash where nothing was measured."""
+    return "-" if value is None else f"{value:.4f}"

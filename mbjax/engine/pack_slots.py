@@ -8,16 +8,15 @@ import jax.numpy as jnp
 
 from mbjax.core.fused import Bundle
 from mbjax.core.pack import Pack
+from mbjax.core.router import MAX_ACTIVE
 from mbjax.core.slots import Slot, SlotLayout, from_slot, layout_for, to_slot
 from mbjax.engine.programs import tree_bytes
-from mbjax.errors import InputError
+from mbjax.errors import InputError, MbjaxError
 from mbjax.io.load import LoadedBase
 from mbjax.io.pack_check import list_packs
 from mbjax.io.pack_load import LoadedPack, load_pack
 from mbjax.io.pack_manifest import Manifest
 from mbjax.io.pack_tensors import announced, config_differences
-
-MAX_ACTIVE = 2  # packs that one prompt may use
 
 
 class PackSlots:
@@ -28,8 +27,9 @@ class PackSlots:
     """
 
     def __init__(self, base: LoadedBase, directory: Path | None, *, force_base: bool = False) -> None:
-        self._base, self._directory, self._force_base = base, directory, force_base
+        self._base, self.directory, self._force_base = base, directory, force_base
         self._slots: dict[str, Pack | Slot] = {}
+        self._unusable: dict[str, str] = {}
         self._whole = isinstance(base.params.layers, Bundle)  # the kernel reads slots as they are
         summaries = list_packs(directory) if directory is not None else []
         sound = {summary.id: summary for summary in summaries if not summary.problems}
@@ -57,6 +57,16 @@ class PackSlots:
             raise InputError(f"{len(ids)} packs asked for ({', '.join(ids)}); at most {MAX_ACTIVE} work together")
         return tuple(self._slot(pack_id) for pack_id in ids)
 
+    def unusable(self, pack_id: str) -> str | None:
+        """Why a pack cannot be used, in one line; None where it can, and it is then loaded. A pack that failed once
+        is not tried again."""
+        if pack_id not in self._unusable:
+            try:
+                self._slot(pack_id)
+            except MbjaxError as error:
+                self._unusable[pack_id] = str(error)
+        return self._unusable.get(pack_id)
+
     def _slot(self, pack_id: str) -> Pack | Slot:
         if pack_id not in self._slots:
             slot = fill_slot(self._load(pack_id).params, self.layout)
@@ -66,7 +76,7 @@ class PackSlots:
     def _load(self, pack_id: str) -> LoadedPack:
         if pack_id not in self.paths:
             known = ", ".join(self.ids()) or "none"
-            raise InputError(f"no pack '{pack_id}' in {self._directory or 'use: no pack directory'} (there: {known})")
+            raise InputError(f"no pack '{pack_id}' in {self.directory or 'use: no pack directory'} (there: {known})")
         return load_pack(self.paths[pack_id], self._base, force_base=self._force_base)
 
 

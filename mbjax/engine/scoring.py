@@ -45,13 +45,15 @@ def row_logprobs(
     rows: Sequence[Row],
     packs: Packs = (),
     progress: Callable[[int, int], None] | None = None,
+    gates: np.ndarray | None = None,
 ) -> list[float]:
     """The summed natural log-probability of each row's scored tokens, in the order of `rows`.
 
-    `packs` are forced on all of them, with gates of 1. Few programs are compiled: one per length bucket, each with a
-    fixed number of rows. `progress(done, total)` counts rows.
+    `packs` are forced on all of them, with `gates` float32 [N, P], or of 1. Few programs are compiled: one per length
+    bucket, each with a fixed number of rows. `progress(done, total)` counts rows.
     """
     totals, done = [0.0] * len(rows), 0
+    gates = np.ones((len(rows), len(packs)), np.float32) if gates is None else gates
     buckets: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         buckets.setdefault(_bucket(len(row.ids) - 1), []).append(i)
@@ -59,9 +61,11 @@ def row_logprobs(
         n_rows = max(1, min(_MOST_ROWS, _TOKENS_PER_BATCH // length))
         for at in range(0, len(members), n_rows):
             batch = members[at : at + n_rows]
-            for i, total in zip(
-                batch, _score(params, packs, config, [rows[i] for i in batch], n_rows, length), strict=True
-            ):
+            padded = np.zeros((n_rows, len(packs)), np.float32)
+            padded[: len(batch)] = gates[batch]
+            mix = Mix(packs, jnp.asarray(padded))
+            found = _score(params, mix, config, [rows[i] for i in batch], n_rows, length)
+            for i, total in zip(batch, found, strict=True):
                 totals[i] = total
             done += len(batch)
             if progress is not None:
@@ -76,11 +80,10 @@ def _bucket(n_tokens: int) -> int:
     return length
 
 
-def _score(params: Base, packs: Packs, config: ModelConfig, rows: list[Row], n_rows: int, length: int) -> list[float]:
+def _score(params: Base, mix: Mix, config: ModelConfig, rows: list[Row], n_rows: int, length: int) -> list[float]:
     tokens, targets = (np.zeros((n_rows, length), np.int32) for _ in range(2))
     for b, row in enumerate(rows):
         tokens[b, : len(row.ids) - 1], targets[b, : len(row.ids) - 1] = row.ids[:-1], row.ids[1:]
-    mix = Mix(packs, jnp.asarray(np.ones((n_rows, len(packs)), np.float32)))
     found = token_logprobs(params, mix, jnp.asarray(tokens), jnp.asarray(targets), config=config)
     logprobs = np.asarray(found, np.float64)
     return [float(logprobs[b, row.first - 1 : len(row.ids) - 1].sum()) for b, row in enumerate(rows)]

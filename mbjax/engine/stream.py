@@ -14,8 +14,10 @@ from mbjax.core.decode import chunk_sizes
 from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling, lanes_of
 from mbjax.engine.programs import Programs
-from mbjax.engine.reply import Reply, Timing
+from mbjax.engine.reply import Reply, RouteItem, Timing
+from mbjax.engine.routing import take_in
 from mbjax.engine.stop import StopScanner
+from mbjax.io.prompt import Prompt
 from mbjax.io.tokenizer import Detokenizer
 
 if TYPE_CHECKING:
@@ -28,13 +30,15 @@ class Stream:
     def __init__(
         self,
         engine: "Engine",
-        selection: "Selection",
-        prompt: list[int],
+        selection: "Selection | None",
+        prompt: Prompt,
         max_tokens: int,
         sampling: Sampling,
         stop: tuple[str, ...],
     ) -> None:
-        self._engine, self._selection, self.prompt, self._max_tokens = engine, selection, prompt, max_tokens
+        """`selection` None leaves the choice to the engine's router."""
+        self._engine, self._selection, self._max_tokens = engine, selection, max_tokens
+        self._prompt, self.prompt = prompt, prompt.ids
         self._sampling, self._stop = sampling, stop
         self.tokens: list[int] = []
         self._pieces = self._run()
@@ -50,6 +54,11 @@ class Stream:
         """Ends the answer here; the engine can then take the next request."""
         self._pieces.close()
 
+    @property
+    def route(self) -> list[RouteItem]:
+        """The packs in use; known once the first piece has come."""
+        return self._selection.route if self._selection is not None else []
+
     def reply(self, text: str) -> Reply:
         """The finished answer; call it once the iteration has ended."""
         start, first, end = (self._marks[name] for name in ("start", "first", "end"))
@@ -59,7 +68,7 @@ class Stream:
             prefill_tok_s=len(self.prompt) / (first - start),
             decode_tok_s=later / (end - first) if later > 0 else None,
         )
-        return Reply(text, list(self.tokens), len(self.prompt), self._selection.route, timing, self._engine.memory())
+        return Reply(text, list(self.tokens), len(self.prompt), self.route, timing, self._engine.memory())
 
     def _run(self) -> Generator[str]:
         detokenizer, scanner = Detokenizer(self._engine.base.tokenizer), StopScanner(self._stop)
@@ -75,11 +84,11 @@ class Stream:
 
     def _ids(self) -> Iterator[int]:
         """Token ids up to the end of turn, which is left out. The next step runs while a token is being handled."""
-        engine, ends, programs = self._engine, self._engine.base.tokenizer.eos_ids, self._selection.programs
-        params, mix = engine.base.params, self._selection.mix
+        engine, ends, params = self._engine, self._engine.base.tokenizer.eos_ids, self._engine.base.params
         lanes = lanes_of([(self._sampling, self.prompt)], engine.base.config.vocab_size)
         self._marks["start"] = time.perf_counter()
-        h, cache = prefill_prompt(programs, params, mix, engine.take_cache(programs), self.prompt)
+        selection, h, cache = self._take_in()
+        programs, mix = selection.programs, selection.mix
         try:
             token, lanes = programs.choose()(params, h, lanes, cache.length)
             decode = programs.decode()  # loaded, or compiled, while the device takes in the prompt
@@ -98,6 +107,14 @@ class Stream:
                 token = following
         finally:
             engine.give_cache(programs, cache)
+
+    def _take_in(self) -> "tuple[Selection, jax.Array, Cache]":
+        if self._selection is None:
+            self._selection, h, cache = take_in(self._engine, self._prompt)
+            return self._selection, h, cache
+        programs, mix = self._selection.programs, self._selection.mix
+        cache = self._engine.take_cache(programs)
+        return self._selection, *prefill_prompt(programs, self._engine.base.params, mix, cache, self.prompt)
 
 
 def prefill_prompt(programs: Programs, params: Base, mix: Mix, cache: Cache, ids: list[int]) -> tuple[jax.Array, Cache]:

@@ -115,16 +115,25 @@ def with_folder(path: Path, read: Callable[[PackFolder], T]) -> T:
     raise AssertionError("unreachable")
 
 
+def replaced_pack(path: Path) -> contextlib.AbstractContextManager[Path]:
+    """`replaced_folder` for a pack."""
+    path = Path(os.path.realpath(path))
+    own = {MANIFEST, TENSORS, SCORES, CARD, SIGNATURE}
+    with contextlib.suppress(InputError):  # a damaged pack may be replaced, too
+        own |= set(with_folder(path, PackFolder.manifest).files)
+    return replaced_folder(path, MANIFEST, own, "pack")
+
+
 @contextlib.contextmanager
-def replaced_pack(path: Path) -> Iterator[Path]:
+def replaced_folder(path: Path, manifest: str, own: set[str], kind: str) -> Iterator[Path]:
     """A temporary directory beside `path` that takes its place once the block ends well; else nothing changes.
 
-    An old pack is exchanged for the new one in one step where the system can (Linux, macOS), so that at every moment
-    one of the two is there. Raises InputError where `path` holds anything but a pack, FailureError where the system
-    refuses.
+    An old one is exchanged for the new one in one step where the system can (Linux, macOS), so that at every moment
+    one of the two is there. Raises InputError where `path` holds anything but a `kind` with its `manifest` and files
+    named in `own`, FailureError where the system refuses.
     """
     path = Path(os.path.realpath(path))
-    _refuse_strangers(path)
+    _refuse_strangers(path, manifest, own, kind)
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
@@ -145,23 +154,20 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _refuse_strangers(path: Path) -> None:
-    """Replacing a directory deletes what was in it: only a pack's own files may go."""
+def _refuse_strangers(path: Path, manifest: str, own: set[str], kind: str) -> None:
+    """Replacing a directory deletes what was in it: only its own files may go."""
     try:
         names = set(os.listdir(path))
     except FileNotFoundError:
         return
     except NotADirectoryError:
-        refuse(str(path), "is a file; give the name of a directory for the pack")
+        refuse(str(path), f"is a file; give the name of a directory for the {kind}")
     except OSError as error:
         refuse(str(path), f"cannot be read: {error.strerror}")
-    own = {MANIFEST, TENSORS, SCORES, CARD, SIGNATURE}
-    if names and MANIFEST not in names:
-        refuse(str(path), "exists and is not a pack; give another name or empty the directory")
-    with contextlib.suppress(InputError):  # a damaged pack may be replaced, too
-        own |= set(with_folder(path, PackFolder.manifest).files)
+    if names and manifest not in names:
+        refuse(str(path), f"exists and is not a {kind}; give another name or empty the directory")
     if strangers := sorted(names - own):
-        refuse(str(path), f"holds {shown(strangers[0])}, which is no file of the pack there; move it away first")
+        refuse(str(path), f"holds {shown(strangers[0])}, which is no file of the {kind} there; move it away first")
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

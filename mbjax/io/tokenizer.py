@@ -112,6 +112,14 @@ class Tokenizer:
             raise InputError("the text is not valid Unicode (it holds half of a surrogate pair)") from error
         return [self.bos_id, *ids] if add_bos and self.add_bos and self.bos_id is not None else ids
 
+    def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids that `encode(text, add_bos=False)` gives, and the characters `[begin, end)` each stands for."""
+        try:
+            coded = self._core.encode(text, add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InputError("the text is not valid Unicode (it holds half of a surrogate pair)") from error
+        return coded.ids, coded.offsets
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD, ids without a token become nothing."""
         detokenizer = Detokenizer(self, skip_special=skip_special)

@@ -19,6 +19,7 @@ class DataConfig:
     train: str
     valid: str
     test: str | None = None
+    route: str | None = None  # further prompts for the route key, in words of their own; weigh as much as `train`
     row_length: int = 256  # tokens of a packed row; raised to the longest example where that is longer
 
 

@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from mbjax.core.pack import Pack
-from mbjax.errors import FailureError
+from mbjax.errors import FailureError, InputError
 from mbjax.io.load import LoadedBase, load_base
 from mbjax.io.pack_dir import About, write_pack
 from mbjax.io.pack_load import binding
 from mbjax.io.pack_manifest import DataSource, created_by
+from mbjax.io.router_dir import ROUTER, load_router
 from mbjax.training.config import PackConfig
 from mbjax.training.examples import Example, read_examples
 from mbjax.training.pack_loop import Event, TrainData, new_pack, train_pack
 from mbjax.training.report import Summary, write_report
+from mbjax.training.route import calibrate_pack, read_prompts
 from mbjax.training.rows import PackedRows, common_prefix, pack_rows
 from mbjax.training.tap_cache import tap_cache
 
@@ -65,7 +67,19 @@ def train_from_config(config: PackConfig, folder: Path, out: Path, work: Path, w
     summary = Summary(config, base.name, len(train), rows.n_used, len(rows), read_log(log))
     card = write_report(summary, work)
     write_pack(out, pack, _about(config, base), card=card)
+    calibrate_beside(out, config, folder, base, watch)
     return summary
+
+
+def calibrate_beside(out: Path, config: PackConfig, folder: Path, base: LoadedBase, watch: Watch) -> bool:
+    """Gives the pack its route key where a router for this base lies beside it; False where there is none."""
+    try:
+        load_router(out.parent / ROUTER, base)
+        sets = [read_prompts(folder / name) for name in (config.data.train, config.data.route) if name is not None]
+        calibrate_pack(out, sets, out.parent / ROUTER, base, watch.stage)
+    except InputError:  # no router, one of another base, too few prompts: the pack can be calibrated later
+        return False
+    return True
 
 
 def try_writing(pack: Pack, about: About, out: Path) -> None:

@@ -28,6 +28,7 @@ origin = "numbers 3 to 459 in three phrasings"
 train = "train.jsonl"           #   {{"prompt": ..., "answer": ...}}
 valid = "valid.jsonl"           #   {{"messages": [{{"role": ..., "content": ...}}, ...]}}
 test = "test.jsonl"             #   {{"text": ...}}
+# route = "prompts.jsonl"       # further prompts for the router's key, in many wordings: {{"prompt": ...}}
 row_length = 256                # examples are packed into rows of so many tokens
 
 [lora]                          # low-rank deltas on the fusion layers; `lora = false` at the top for none
