@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from mbjax.core.base import Base, head
-from mbjax.core.cache import Cache, LayerKV
+from mbjax.core.cache import Cache, Layers
 from mbjax.core.config import ModelConfig
 from mbjax.core.forward import advance, fuse, understand
 from mbjax.core.ops import Rows
@@ -100,7 +100,7 @@ def row_states(params: Base, tokens: jax.Array, rows: Rows, *, config: ModelConf
 
 def understand_chunk(
     params: Base,
-    layers: tuple[LayerKV, ...],
+    layers: Layers,
     length: jax.Array,
     tokens: jax.Array,
     weights: jax.Array,
@@ -108,7 +108,7 @@ def understand_chunk(
     pooled: Pooled,
     *,
     config: ModelConfig,
-) -> tuple[jax.Array, tuple[LayerKV, ...], jax.Array, Pooled]:
+) -> tuple[jax.Array, Layers, jax.Array, Pooled]:
     """The first phase of prefill for one chunk: tokens int32 [B, T], of which the first n_valid int32 [B] count.
 
     `layers` are those of a cache that holds `length` int32 [B] positions. Returns the tap states [B, T, D], layers and

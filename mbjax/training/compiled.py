@@ -9,7 +9,7 @@ import jax
 
 # XLA's CPU compiler drops the barriers of jax.checkpoint before its last search for common subexpressions, which then
 # finds that what is to be made again is still there, and keeps all of it: twice the temporaries of a step.
-_KEEP_REMATERIALISATION = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+_KEEP_REMATERIALISATION: dict[str, str | bool] = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def compile_lean(fn: Any, *args: Any, donate_argnums: int | tuple[int, ...] = ()) -> jax.stages.Compiled:
