@@ -83,13 +83,18 @@ def incremental(base: LoadedBase, tokens: np.ndarray):
     assert at == tokens.shape[1]
 
 
+def relative_rms(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Over all logits: the largest single error of a random model is luck, and another one on every processor."""
+    return float(np.sqrt(np.square(actual - expected).mean() / np.square(expected).mean()))
+
+
 def test_bfloat16_errs_no_more_than_the_reference_in_bfloat16(pair, home: Path, record_property) -> None:
     name, _, directory, tokens, expected = pair
     base = load_base(directory, dtype="bfloat16")
-    ours = relative_error(logits_of(base.params, tokens, base.config)[0], expected)
-    theirs = relative_error(
+    ours = relative_rms(logits_of(base.params, tokens, base.config)[0], expected)
+    theirs = relative_rms(
         reference_models.logits_of(reference_models.read_model(directory, "bfloat16"), tokens), expected
     )
     record_property("bfloat16_error", {"mbjax": ours, "transformers": theirs})
     print(f"{name}: bfloat16 error {ours:.4f}, transformers' own {theirs:.4f}")
-    assert 0 < ours <= 1.5 * theirs
+    assert 0 < ours <= theirs
