@@ -6,6 +6,7 @@ from pathlib import Path
 import legal
 import pytest
 from legal_phrasings import NEW, SEEN
+from legal_sections import PER_TITLE, sections
 from legal_sources import CLASSES, Article, LicenceText, front_matter, package_data, read_articles, read_licences
 
 from mbjax.errors import InputError
@@ -140,6 +141,15 @@ def test_excerpts_are_short_and_begin_and_end_with_words():
     assert len(found) == 3 and all(len(piece) <= legal.EXCERPT for piece in found)
     assert all(word in text.split() for piece in found for word in piece.split())
     assert legal.excerpts("short text", 3, legal.random.Random(0)) == ["short text"]
+
+
+def test_sections_are_found_by_their_headings_and_no_title_fills_the_set():
+    body = "The licensee may do this and that with the software. " * 4
+    text = f"Preamble\n\n1. Grant of Rights\n{body}\n2. TERMINATION.\n{body}\n3. Too short\nGone.\n"
+    found = sections([LicenceText(f"f{i}-1", "L", text, "Permissive") for i in range(5)], legal.random.Random(0))
+    assert {section.title for section in found} == {"Grant of Rights", "Termination"}
+    assert len(found) == 2 * PER_TITLE and all(section.text == body.strip() for section in found)
+    assert sections([LicenceText("f-1", "L", "no heading " * 30, "Permissive")], legal.random.Random(0)) == []
 
 
 def test_new_words_are_new_and_the_same_seed_gives_the_same_lines(licences: list[LicenceText], articles: list[Article]):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from build_data import run_builder
 from legal_phrasings import NEW, SEEN
+from legal_sections import sections
 from legal_sources import CLASSES, Article, LicenceText, package_data, read_articles, read_licences
 from near_duplicates import NEAR, nearest_cosine
 from split_files import Line
@@ -85,6 +86,14 @@ def licence_lines(texts: list[LicenceText], rng: random.Random) -> list[Line]:
         if text.name:
             lines.append(_line("named", rng, text.label, text.family, name=text.name))
     return lines
+
+
+def section_lines(texts: list[LicenceText], rng: random.Random) -> list[Line]:
+    """The training lines of headed sections: what a passage is called, which the articles ask about."""
+    return [
+        _line("section", rng, section.title, section.family, text=cut(section.text, 0))
+        for section in sections([text for text in texts if text.name], rng)
+    ]
 
 
 def _line(task: str, rng: random.Random, answer: str, group: str, *, new: bool = False, **slots: str) -> Line:
@@ -153,12 +162,14 @@ def build(
     rng = random.Random(seed)
     test_families, valid_families = split_families(texts, rng)
     hidden = test_families | valid_families
-    train = licence_lines([text for text in texts if text.family not in hidden], rng)
+    known = [text for text in texts if text.family not in hidden]
+    train = licence_lines(known, rng)
     test, near = held_licences([t for t in texts if t.family in test_families], train, rng, new_share=0.5)
     valid, _ = held_licences([t for t in texts if t.family in valid_families], train, rng, new_share=0.0)
     order = rng.sample(articles, len(articles))
     held, spare = order[:n_articles], order[n_articles : n_articles + VALID_ARTICLES]
     train += article_lines(order[n_articles + VALID_ARTICLES :], rng)
+    train += section_lines(known, rng)
     valid += [_line("article", rng, article.title, article.number, text=cut(article.text, 0)) for article in spare]
     rng.shuffle(train)
     rng.shuffle(valid)

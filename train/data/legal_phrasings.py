@@ -42,6 +42,14 @@ SEEN: dict[str, tuple[str, ...]] = {
         "The Constitution says: {text}\n\nUnder what heading?",
         "Read this constitutional provision and give its title.\n\n{text}",
     ),
+    "section": (
+        "What is this section of a contract called?\n\n{text}",
+        "{text}\n\nTitle of this section:",
+        "Give the heading of the following clause.\n\n{text}",
+        "Which subject does this clause deal with?\n\n{text}",
+        "Name the title: {text}",
+        "Read this clause of a licence agreement and give its title.\n\n{text}",
+    ),
     "number": (
         "What does article {number} of the Constitution of India deal with?",
         "Title of Article {number} of the Indian Constitution?",
