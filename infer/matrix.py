@@ -10,7 +10,7 @@ domain's own pack. With `--write` the table goes to docs/matrix.md and its heat 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +18,12 @@ import numpy as np
 from intervals import interval
 
 from mbjax.engine.engine import Engine
-from mbjax.engine.eval_file import Item, read_items
+from mbjax.engine.eval_file import Item
 from mbjax.engine.evaluate import evaluate
+from mbjax.engine.pack_eval import tasks_of
 from mbjax.io.files import atomic_write
 
 LOWER_IS_BETTER = ("bits_per_byte",)
-
-
-def tasks_of(folder: Path, limit: int | None) -> Iterator[tuple[str, list[Item]]]:
-    """The tasks of a domain's held-out files, at most `limit` lines of each."""
-    for path in sorted(folder.glob("test*.jsonl")):
-        tasks: dict[str, list[Item]] = {}
-        for item in read_items(path):
-            tasks.setdefault(item.task or path.stem, []).append(item)
-        for task, items in tasks.items():
-            if limit is not None and len(items) > limit:
-                items = [items[int(i)] for i in np.linspace(0, len(items) - 1, limit)]
-            yield task, items
 
 
 def row_of(engine: Engine, domain: str, task: str, items: Sequence[Item]) -> dict[str, Any]:
@@ -59,7 +48,8 @@ def row_of(engine: Engine, domain: str, task: str, items: Sequence[Item]) -> dic
 def matrix(engine: Engine, data: Path, limit: int | None) -> list[dict[str, Any]]:
     """All rows, for the domains that have a pack."""
     domains = [pack for pack in engine.packs.ids() if (data / pack).is_dir()]
-    return [row_of(engine, d, task, items) for d in domains for task, items in tasks_of(data / d, limit)]
+    files = [(domain, path) for domain in domains for path in sorted((data / domain).glob("test*.jsonl"))]
+    return [row_of(engine, d, task, items) for d, path in files for task, items in tasks_of(path, limit).items()]
 
 
 def table(rows: Sequence[dict[str, Any]], packs: Sequence[str]) -> str:

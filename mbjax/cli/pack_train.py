@@ -64,6 +64,9 @@ def evaluate(
     base: options.BaseOption = DEFAULT_BASE,
     dtype: options.DtypeOption = "auto",
     force_base: options.ForceOption = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="An even choice of at most so many lines of each task.")
+    ] = None,
     write: Annotated[
         bool,
         typer.Option("--write", help="Write the scores into the pack; another base than its own becomes compatible."),
@@ -79,7 +82,7 @@ def evaluate(
     engine = load_engine(base, dtype, None, pack.absolute().parent, force_base)
     with _Display(0) as display:
         command = f"mbjax {shlex.join(sys.argv[1:])}"
-        scores = score_pack(engine, summary.id, file, command=command, progress=display.stage)
+        scores = score_pack(engine, summary.id, file, command=command, progress=display.stage, limit=limit)
     show_notes(engine)
     if write:
         put_scores(pack, scores, engine.base)

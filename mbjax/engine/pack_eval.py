@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Item, read_items
 from mbjax.engine.evaluate import Evaluation, evaluate
@@ -17,18 +19,36 @@ from mbjax.io.pack_scores import SCORES_HEADING, Score
 
 
 def score_pack(
-    engine: Engine, pack: str, path: Path, *, command: str, progress: Callable[[str, int, int], None]
+    engine: Engine,
+    pack: str,
+    path: Path,
+    *,
+    command: str,
+    progress: Callable[[str, int, int], None],
+    limit: int | None = None,
 ) -> list[Score]:
     """Scores base, pack and the router's own choice on every task of a file of held-out lines, see
-    `eval_file.read_items`. Without a router there is no routed score.
+    `eval_file.read_items`, on an even choice of at most `limit` of each. Without a router there is no routed score.
 
     `command` is what reproduces it; `progress(text, done, total)`. Raises InputError for wrong lines.
     """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    tasks = tasks_of(path, limit)
+    return [_score(engine, pack, task, items, digest, command, progress) for task, items in tasks.items()]
+
+
+def tasks_of(path: Path, limit: int | None = None) -> dict[str, list[Item]]:
+    """The lines of a held-out file by their task; of each an even choice of at most `limit`."""
     tasks: dict[str, list[Item]] = {}
     for item in read_items(path):
         tasks.setdefault(item.task or path.stem, []).append(item)
-    return [_score(engine, pack, task, items, digest, command, progress) for task, items in tasks.items()]
+    return {task: _even(items, limit) for task, items in tasks.items()}
+
+
+def _even(items: list[Item], limit: int | None) -> list[Item]:
+    if limit is None or len(items) <= limit:
+        return items
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, limit)]
 
 
 def _score(
@@ -56,16 +76,24 @@ def _score(
 def put_scores(path: Path, scores: Sequence[Score], base: LoadedBase) -> None:
     """Writes scores that were measured on `base` into the pack at `path`.
 
-    On the base it was trained on they replace those in `scores.json` and the last section of the card. Any other base
-    is put down as compatible, with these scores.
+    They replace those of the same tasks and stand beside those of others: a pack may have several held-out sets. Those
+    of the base it was trained on lie in `scores.json` and in the last section of the card. Any other base is put down
+    as compatible, with its scores.
     """
     stored, mine = read_pack(path), binding(base)
     if mine.digest == stored.manifest.base.digest:
-        update_pack(path, scores=scores, card=card_with_scores(stored.card, scores))
+        merged = _merged(stored.scores, scores)
+        update_pack(path, scores=merged, card=card_with_scores(stored.card, merged))
         return
-    others = [entry for entry in stored.manifest.compatible if entry.digest != mine.digest]
-    measured = Compatible(mine.name, mine.digest, mine.tokenizer_digest, tuple(scores))
-    update_pack(path, compatible=[*others, measured])
+    entries = stored.manifest.compatible
+    known = next((entry.scores for entry in entries if entry.digest == mine.digest), ())
+    measured = Compatible(mine.name, mine.digest, mine.tokenizer_digest, tuple(_merged(known, scores)))
+    update_pack(path, compatible=[*(entry for entry in entries if entry.digest != mine.digest), measured])
+
+
+def _merged(known: Sequence[Score], measured: Sequence[Score]) -> list[Score]:
+    again = {score.task for score in measured}
+    return [*(score for score in known if score.task not in again), *measured]
 
 
 def card_with_scores(card: str, scores: Sequence[Score]) -> str:
