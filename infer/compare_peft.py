@@ -244,7 +244,8 @@ def page(document: dict[str, Any]) -> str:
         "",
         (
             f"    python infer/compare_peft.py --data DIR --rows {document['step_rows']}"
-            f" --minutes {document.get('minutes', 0):g} --write"
+            f" --minutes {document.get('minutes', 0):g} --segments {document['segments']} --steps {document['steps']}"
+            f"{' --test ' + str(document['n_test']) if 'n_test' in document else ''} --write"
         ),
         "",
         (

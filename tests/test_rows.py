@@ -41,11 +41,14 @@ def test_the_prefix_leaves_a_token_to_predict_from():
     assert common_prefix(text) == 0
 
 
-def loss_of(rows, base) -> tuple[float, int]:
+def batch_of(rows, base) -> Batch:
     tokens, marks = jnp.asarray(rows.tokens), Rows(jnp.asarray(rows.positions), jnp.asarray(rows.segments))
     tap = tap_states(base, tokens, marks, config=PLAIN)
-    batch = Batch(tokens, marks, jnp.asarray(rows.at), jnp.asarray(rows.target), tap)
-    total, n = pack_loss(Pack(), base, batch, jnp.ones(len(rows)), config=PLAIN)
+    return Batch(tokens, marks, jnp.asarray(rows.at), jnp.asarray(rows.target), tap)
+
+
+def loss_of(rows, base) -> tuple[float, int]:
+    total, n = pack_loss(Pack(), base, batch_of(rows, base), jnp.ones(len(rows)), config=PLAIN)
     return float(total), int(n)
 
 
@@ -60,10 +63,7 @@ def test_packing_changes_no_loss():
 
 def test_rows_in_groups_lose_what_they_lose_together():
     base, rows = random_base(PLAIN), pack_rows(some_examples(40), 64, seed=0)
-    tokens, marks = jnp.asarray(rows.tokens), Rows(jnp.asarray(rows.positions), jnp.asarray(rows.segments))
-    tap = tap_states(base, tokens, marks, config=PLAIN)
-    batch = Batch(tokens, marks, jnp.asarray(rows.at), jnp.asarray(rows.target), tap)
-    gate = jnp.ones(len(rows))
+    batch, gate = batch_of(rows, base), jnp.ones(len(rows))
     together, n = pack_loss(Pack(), base, batch, gate, config=PLAIN)
     for at_once in (1, 4, len(rows)):
         total, count = summed_loss(Pack(), base, batch, gate, at_once, config=PLAIN)
