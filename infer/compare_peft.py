@@ -8,6 +8,7 @@ at equal wall time, the held-out score. Exits with 1 where a target is missed. T
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -126,7 +127,7 @@ def measure_speed(commands: dict[str, list[str]], segments: int, steps: int) -> 
         with worker:
             answer = worker.ask("memory")
         report[name] |= {"tokens_per_s": statistics.median(rates[name]), "rates": rates[name]}
-        report[name] |= {"step_s": statistics.median(seconds[name])}
+        report[name] |= {"step_s": statistics.median(seconds[name]), "fastest_step_s": min(seconds[name])}
         report[name] |= {"import_bytes": answer["import"], "peak_bytes": answer["peak"] - answer["import"]}
     return report
 
@@ -205,7 +206,8 @@ def compare(
             adapters = {}
             for name, command in commands.items():
                 tap_step_s = report[name]["tap_s"] / ((segments + 1) * steps)  # states of each row are built once
-                planned = max(1, int(minutes * 60 / (report[name]["step_s"] + tap_step_s)))
+                step_s = report[name]["fastest_step_s"] + tap_step_s  # a plan too short would leave minutes unused
+                planned = max(1, math.ceil(minutes * 60 / step_s))
                 adapters[name] = folder / name
                 report[name] |= train_for(command, minutes * 60, planned, adapters[name])
             for name, value in score(adapters, data, n_test).items():
@@ -244,7 +246,8 @@ def page(document: dict[str, Any]) -> str:
         "",
         (
             f"    python infer/compare_peft.py --data DIR --rows {document['step_rows']}"
-            f" --minutes {document.get('minutes', 0):g} --write"
+            f" --minutes {document.get('minutes', 0):g} --segments {document['segments']} --steps {document['steps']}"
+            f"{' --test ' + str(document['n_test']) if 'n_test' in document else ''} --write"
         ),
         "",
         (

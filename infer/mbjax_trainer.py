@@ -41,6 +41,7 @@ class MbjaxTrainer:
         digest = f"{base.digest} {time.time_ns()}"  # states of an earlier run are not to be found: building counts
         tap = tap_cache(base.params, digest, config, rows)
         Path(str(tap.filename)).unlink()  # pyright: ignore[reportAttributeAccessIssue]: a memory map, valid still
+        base.release()  # as `mbjax pack train` does
         self._data = TrainData(rows, tap)
         seconds = time.perf_counter() - begin
         optimiser = make_optimiser(_CONFIG.optimiser, steps)

@@ -6,7 +6,7 @@ from tiny import PLAIN, random_base
 
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
-from mbjax.core.train import Batch, pack_loss, tap_states
+from mbjax.core.train import Batch, pack_loss, summed_loss, tap_states
 from mbjax.training.examples import Example
 from mbjax.training.rows import common_prefix, pack_rows
 
@@ -41,11 +41,14 @@ def test_the_prefix_leaves_a_token_to_predict_from():
     assert common_prefix(text) == 0
 
 
-def loss_of(rows, base) -> tuple[float, int]:
+def batch_of(rows, base) -> Batch:
     tokens, marks = jnp.asarray(rows.tokens), Rows(jnp.asarray(rows.positions), jnp.asarray(rows.segments))
     tap = tap_states(base, tokens, marks, config=PLAIN)
-    batch = Batch(tokens, marks, jnp.asarray(rows.at), jnp.asarray(rows.target), tap)
-    total, n = pack_loss(Pack(), base, batch, jnp.ones(len(rows)), config=PLAIN)
+    return Batch(tokens, marks, jnp.asarray(rows.at), jnp.asarray(rows.target), tap)
+
+
+def loss_of(rows, base) -> tuple[float, int]:
+    total, n = pack_loss(Pack(), base, batch_of(rows, base), jnp.ones(len(rows)), config=PLAIN)
     return float(total), int(n)
 
 
@@ -56,3 +59,13 @@ def test_packing_changes_no_loss():
     alone = [loss_of(pack_rows([example], 32, seed=0, prefix=0), base) for example in examples]
     assert n == sum(count for _, count in alone) == sum(sum(e.scored) for e in examples)
     assert abs(packed - sum(loss for loss, _ in alone)) / packed < 2e-3  # tap states are rounded to bfloat16
+
+
+def test_rows_in_groups_lose_what_they_lose_together():
+    base, rows = random_base(PLAIN), pack_rows(some_examples(40), 64, seed=0)
+    batch, gate = batch_of(rows, base), jnp.ones(len(rows))
+    together, n = pack_loss(Pack(), base, batch, gate, config=PLAIN)
+    for at_once in (1, 4, len(rows)):
+        total, count = summed_loss(Pack(), base, batch, gate, at_once, config=PLAIN)
+        assert int(count) == int(n)
+        np.testing.assert_allclose(float(total), float(together), rtol=1e-5)

@@ -96,9 +96,6 @@ def summed_gradients(
 
     What one layer keeps for the backward pass then fits the processor's cache, and memory does not grow with the batch.
     """
-    n_rows = batch.tokens.shape[0]
-    group = max(d for d in range(1, min(rows_at_once, n_rows) + 1) if n_rows % d == 0)
-    parts = jax.tree.map(lambda x: x.reshape(n_rows // group, group, *x.shape[1:]), (batch, gate))
     gradient = jax.value_and_grad(pack_loss, has_aux=True)
 
     def add(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
@@ -106,4 +103,24 @@ def summed_gradients(
         return jax.tree.map(jnp.add, sums, (loss, n, grads)), None
 
     zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, pack))
-    return jax.lax.scan(add, zero, parts)[0]
+    return jax.lax.scan(add, zero, _groups(batch, gate, rows_at_once))[0]
+
+
+def summed_loss(
+    pack: Pack, base: Base, batch: Batch, gate: jax.Array, rows_at_once: int, *, config: ModelConfig
+) -> tuple[jax.Array, jax.Array]:
+    """Loss in nats and scored tokens, summed over the rows, so many at a time: the logits of all rows are large."""
+
+    def add(sums: tuple[jax.Array, jax.Array], part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+        loss, n = pack_loss(pack, base, *part, config=config)
+        return (sums[0] + loss, sums[1] + n), None
+
+    zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
+    return jax.lax.scan(add, zero, _groups(batch, gate, rows_at_once))[0]
+
+
+def _groups(batch: Batch, gate: jax.Array, rows_at_once: int) -> tuple[Batch, jax.Array]:
+    """Both with a leading axis over groups of equal size, at most `rows_at_once` rows each."""
+    n_rows = batch.tokens.shape[0]
+    group = max(d for d in range(1, min(rows_at_once, n_rows) + 1) if n_rows % d == 0)
+    return jax.tree.map(lambda x: x.reshape(n_rows // group, group, *x.shape[1:]), (batch, gate))

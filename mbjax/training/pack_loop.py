@@ -20,7 +20,7 @@ from mbjax.core.lora import declare_lora
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
 from mbjax.core.param import init_params
-from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, pack_loss, train_step
+from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, summed_loss, train_step
 from mbjax.errors import FailureError, InputError
 from mbjax.training.checkpoints import Checkpoints
 from mbjax.training.compiled import compile_lean
@@ -133,7 +133,8 @@ class _Run:
         step = partial(train_step, config=model, optimiser=self.optimiser, gate_range=gates)
         self._step_fn = partial(step, rows_at_once=at_once)
         self._step: jax.stages.Compiled | None = None
-        self._loss = jax.jit(partial(pack_loss, config=model))
+        self._loss_fn = partial(summed_loss, rows_at_once=at_once, config=model)
+        self._loss: jax.stages.Compiled | None = None
 
     def start(self) -> TrainState:
         pack = new_pack(self.config, self.base, self.model)
@@ -169,13 +170,16 @@ class _Run:
     def validate(self, pack: Pack) -> float:
         """Nats per scored token over all validation rows, with a gate of 1."""
         total, n = 0.0, 0
+        gate = jnp.ones(self.config.loop.rows, jnp.float32)
         for which in _strides(len(self.valid.rows), self.config.loop.rows):
             batch = self.valid.batch(which)
             seen = np.unique(which, return_index=True)[1]
             target = np.full(batch.target.shape, -1, np.int32)
             target[seen] = np.asarray(batch.target)[seen]  # the last batch repeats a row: count it once
             batch = dataclasses.replace(batch, target=jnp.asarray(target))
-            loss, count = self._loss(pack, self.base, batch, jnp.ones(len(which), jnp.float32))
+            if self._loss is None:
+                self._loss = compile_lean(self._loss_fn, pack, self.base, batch, gate)
+            loss, count = self._loss(pack, self.base, batch, gate)
             total, n = total + float(loss), n + int(count)
         return total / max(n, 1)
 

@@ -16,7 +16,7 @@ from mbjax.io.pack_load import binding
 from mbjax.io.pack_manifest import DataSource, created_by
 from mbjax.io.router_dir import ROUTER, load_router
 from mbjax.training.config import PackConfig
-from mbjax.training.examples import Example, read_examples
+from mbjax.training.examples import read_examples
 from mbjax.training.pack_loop import Event, TrainData, new_pack, train_pack
 from mbjax.training.report import Summary, write_report
 from mbjax.training.route import calibrate_pack, read_prompts
@@ -43,14 +43,11 @@ def train_from_config(config: PackConfig, folder: Path, out: Path, work: Path, w
     """
     watch = watch or Watch()
     base = load_base(config.base, config.dtype)
-    longest = min(base.config.max_context, 4096)
-    train, valid = (
-        read_examples(folder / name, base.tokenizer, longest) for name in (config.data.train, config.data.valid)
-    )
+    rows, valid_rows, n_examples = _read(config, folder, base)
     try_writing(new_pack(config, base.params, base.config), _about(config, base), out)
-    rows, valid_rows = _rows(config, train, valid)
     data = TrainData(rows, _tap(base, rows, "tap states", watch))
     valid_data = TrainData(valid_rows, _tap(base, valid_rows, "tap states of validation", watch))
+    base.release()  # training reads no understanding layers; what it needs is mapped again
     log = work / LOG
 
     def watched(event: Event) -> None:
@@ -64,7 +61,7 @@ def train_from_config(config: PackConfig, folder: Path, out: Path, work: Path, w
     except OSError as error:
         raise FailureError(f"{work}: cannot be made ({error.strerror}); choose another --work") from error
     pack, _ = train_pack(config, base.params, base.config, data, valid_data, work, watched)
-    summary = Summary(config, base.name, len(train), rows.n_used, len(rows), read_log(log))
+    summary = Summary(config, base.name, n_examples, rows.n_used, len(rows), read_log(log))
     card = write_report(summary, work)
     write_pack(out, pack, _about(config, base), card=card)
     calibrate_beside(out, config, folder, base, watch)
@@ -100,11 +97,16 @@ def read_log(path: Path) -> list[Event]:
     return [events[key] for key in sorted(events)]
 
 
-def _rows(config: PackConfig, train: list[Example], valid: list[Example]) -> tuple[PackedRows, PackedRows]:
-    """Rows of both sets behind one prefix; of the training rows no more than the steps will use."""
+def _read(config: PackConfig, folder: Path, base: LoadedBase) -> tuple[PackedRows, PackedRows, int]:
+    """Rows of both sets behind one prefix, of the training rows no more than the steps will use; training examples."""
+    longest = min(base.config.max_context, 4096)
+    train, valid = (
+        read_examples(folder / name, base.tokenizer, longest) for name in (config.data.train, config.data.valid)
+    )
     prefix = common_prefix([*train, *valid])
     both = [pack_rows(examples, config.data.row_length, config.loop.seed, prefix) for examples in (train, valid)]
-    return (_first(both[0], config.loop.steps * config.loop.rows), _first(both[1], _MOST_VALID_ROWS))
+    rows = _first(both[0], config.loop.steps * config.loop.rows)
+    return rows, _first(both[1], _MOST_VALID_ROWS), len(train)
 
 
 def _first(rows: PackedRows, n: int) -> PackedRows:
