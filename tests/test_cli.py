@@ -207,6 +207,7 @@ def test_chat_keeps_the_history_until_reset(capsys, base, monkeypatch):
     assert [len(prompt) for prompt in prompts] == [2, 4, 2, 2]  # system and turns; the third is too long for any
     assert prompts[1][:2] == ["be", "one"] and prompts[1][3] == "two" and prompts[3] == ["be", "three"]
     assert "the context 128" in printed.err and "tokens/s" in printed.err
+    assert "[base]" in printed.err and "[█" in printed.err  # the route, and the bar of memory
     assert CONFIG.max_context > 128 and next(typed) == "never"
 
 
@@ -224,16 +225,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(capsys, base, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     assert run(["chat", "--base", base, "-n", "5", "--context", "128"]) == 0
     assert len(calls) > 3
-
-
-def test_an_engine_survives_an_interrupted_step(base):
-    engine = mbjax.Engine.load(base, context=64)
-    programs = engine.programs()
-    expected = engine.generate("a test", max_tokens=4).tokens
-    cache = engine.take_cache(programs)
-    cache.length.delete()  # as a step leaves it that was interrupted after it took the cache's buffers
-    engine.give_cache(programs, cache)
-    assert engine.generate("a test", max_tokens=4).tokens == expected
 
 
 def test_the_end_of_input_ends_the_chat(capsys, base, monkeypatch):
