@@ -6,17 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import llama_cpp
-import numpy as np
 from real_texts import texts_of_lengths
 
-from mbjax.core.sampling import Sampling, lanes_of
-from mbjax.engine.bench import read_bandwidth
+from mbjax.engine.bench import read_bandwidth, run_tokens
 from mbjax.engine.engine import Engine
 from mbjax.engine.programs import tree_bytes
-from mbjax.engine.stream import prefill_prompt
 
 Clock = Callable[[], float]
 N_PROMPT, N_DECODE, CONTEXTS = 512, 48, (128, 2048)
@@ -65,34 +60,13 @@ class _Mbjax:
     """Seconds of taking tokens in and choosing one, and of decoding after them; a prompt is taken in once."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine, self._use = engine, engine.select("none")
+        self._engine = engine
 
     def prefill(self, ids: list[int]) -> float:
-        begin = time.perf_counter()
-        _, cache, _ = self._take_in(ids)
-        seconds = time.perf_counter() - begin
-        self._engine.give_cache(self._use.programs, cache)
-        return seconds
+        return run_tokens(self._engine, ids, 1)[0]
 
     def decode(self, ids: list[int], n_tokens: int) -> float:
-        params, programs = self._engine.base.params, self._use.programs
-        token, cache, lanes = self._take_in(ids)
-        begin = time.perf_counter()
-        for _ in range(n_tokens):  # as in generation, the next step is queued before a token is looked at
-            following, cache, lanes = programs.decode()(params, self._use.mix, cache, token, lanes)
-            np.asarray(token)
-            token = following
-        np.asarray(token)
-        seconds = time.perf_counter() - begin
-        self._engine.give_cache(programs, cache)
-        return seconds
-
-    def _take_in(self, ids: list[int]) -> tuple[jax.Array, Any, Any]:
-        params, programs = self._engine.base.params, self._use.programs
-        lanes = lanes_of([(Sampling(), ids)], self._engine.base.config.vocab_size)
-        h, cache = prefill_prompt(programs, params, self._use.mix, self._engine.take_cache(programs), ids)
-        token, lanes = programs.choose()(params, h, lanes, cache.length)
-        return jnp.asarray(np.asarray(token)), cache, lanes
+        return run_tokens(self._engine, ids, n_tokens + 1)[1]
 
 
 class _Llamacpp:

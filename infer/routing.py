@@ -95,9 +95,7 @@ def reliability(engine: Engine, asked: Sequence[dict[str, Any]]) -> list[dict[st
     assert engine.routing is not None
     scores, truth = [], []
     for line in asked:
-        understood = engine.understand(engine.read(line["prompt"]))
-        engine.give_layers(understood.layers)
-        for pack, score in engine.routing.scores(understood.pooled).items():
+        for pack, score in engine.scores(engine.read(line["prompt"])).items():
             scores.append(score)
             truth.append(pack in line["want"])
     values, own = np.array(scores), np.array(truth, bool)

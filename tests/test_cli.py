@@ -226,16 +226,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(capsys, base, monkeypatch):
     assert len(calls) > 3
 
 
-def test_an_engine_survives_an_interrupted_step(base):
-    engine = mbjax.Engine.load(base, context=64)
-    programs = engine.programs()
-    expected = engine.generate("a test", max_tokens=4).tokens
-    cache = engine.take_cache(programs)
-    cache.length.delete()  # as a step leaves it that was interrupted after it took the cache's buffers
-    engine.give_cache(programs, cache)
-    assert engine.generate("a test", max_tokens=4).tokens == expected
-
-
 def test_the_end_of_input_ends_the_chat(capsys, base, monkeypatch):
     def end(prompt):
         raise EOFError

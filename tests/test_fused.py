@@ -12,7 +12,7 @@ from tiny import ODD, PLAIN, random_base, random_tokens, relative_error
 from mbjax.core.base import Base
 from mbjax.core.cache import Cache, init_cache
 from mbjax.core.config import ModelConfig
-from mbjax.core.decode import decode
+from mbjax.core.decode import decode, new_board
 from mbjax.core.expert import declare_expert, expert_config
 from mbjax.core.forward import forward
 from mbjax.core.fused import Bundle, bundled
@@ -20,7 +20,7 @@ from mbjax.core.lora import declare_lora
 from mbjax.core.pack import Mix, Pack
 from mbjax.core.param import abstract_params
 from mbjax.core.quantize import RULES, quantize
-from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.core.sampling import Sampling
 from mbjax.core.slots import Slot, as_pack, layout_for, to_slot
 
 pytestmark = needs_native
@@ -164,8 +164,8 @@ def test_p3_another_pack_in_the_slot_compiles_nothing():
     step = jax.jit(decode, static_argnames="config")
     for i, slot in enumerate(slots_of(DEEP, packs)):
         mix = Mix((slot,), jnp.ones((1, 1), jnp.float32))
-        lanes = lanes_of([(Sampling(), [1])], DEEP.vocab_size)
-        step(whole, mix, cache_for(DEEP, 1, (slot,)), jnp.asarray([3], jnp.int32), lanes, config=DEEP)
+        board = new_board([(Sampling(), [1])], DEEP.vocab_size)
+        step(whole, mix, cache_for(DEEP, 1, (slot,)), board, jnp.asarray([1], jnp.int32), config=DEEP)
         assert step._cache_size() == 1, i  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -10,13 +10,13 @@ import pytest
 from tiny import ODD, PLAIN, random_base, random_tokens, relative_error
 
 from mbjax.core.cache import init_cache
-from mbjax.core.decode import decode, prefill, prefill_fuse, prefill_understand
+from mbjax.core.decode import decode, new_board, prefill, prefill_fuse, prefill_understand
 from mbjax.core.expert import declare_expert, expert_config
 from mbjax.core.forward import catch_up, forward
 from mbjax.core.lora import LowRank, declare_lora, merge
 from mbjax.core.pack import Mix, Pack
 from mbjax.core.param import abstract_params
-from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.core.sampling import Sampling
 from mbjax.core.slots import from_slot, layout_for, to_slot
 
 EXPERT = expert_config(PLAIN, 2, d_model=32, d_ff=48)
@@ -171,12 +171,12 @@ def test_p3_swapping_twenty_packs_compiles_nothing():
     takes_in, steps = (jax.jit(partial(fn, config=PLAIN)) for fn in (prefill, decode))
     cache = init_cache(PLAIN, 1, 64, experts=(layout.expert,))
     tokens, n_valid = jnp.asarray(TOKENS[:1, :32]), jnp.asarray([32], jnp.int32)
-    lanes = lanes_of([(Sampling(), [1])], PLAIN.vocab_size)
+    board, live = new_board([(Sampling(), [1])], PLAIN.vocab_size), jnp.asarray([1], jnp.int32)
 
     def use(pack: Pack) -> np.ndarray:
         mix = Mix((unpack(jnp.asarray(to_slot(pack, layout))),), jnp.asarray(np.ones((1, 1), np.float32)))
         h, filled_cache = takes_in(BASE, mix, cache, tokens, n_valid)
-        jax.block_until_ready(steps(BASE, mix, filled_cache, jnp.asarray([5], jnp.int32), lanes))
+        jax.block_until_ready(steps(BASE, mix, filled_cache, board, live))
         return np.asarray(h)
 
     first, compiled = use(packs[0]), []

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_router import BACKGROUND, SHOUTS, SUMS, TINY, add_pack, same, tiny_base, write_packs
+from tiny_take import hidden_of, pooled_of
 
 from mbjax.core.router import forward_routed
 from mbjax.engine.conversation import Conversation
@@ -36,16 +37,8 @@ def engine(base, packs):
 
 
 def first_logits(engine: Engine, prompt: str) -> np.ndarray:
-    """The hidden state that the first token is chosen from, and the whole cache behind it, as bytes."""
-    selection, h, cache = take(engine, prompt)
-    engine.give_cache(selection.programs, cache)
-    return np.asarray(h)
-
-
-def take(engine: Engine, prompt: str):
-    from mbjax.engine.routing import take_in
-
-    return take_in(engine, engine.read(prompt))
+    """The hidden state that the first token is chosen from, with the packs that the router chooses."""
+    return hidden_of(engine, prompt)[1]
 
 
 def test_own_prompts_call_for_their_pack_and_others_for_none(engine):
@@ -66,21 +59,14 @@ def test_p1_where_nothing_is_selected_the_base_answers_bit_for_bit(engine, base)
 
 
 def state_of(engine: Engine, prompt: str, pack: str = "none") -> np.ndarray:
-    from mbjax.engine.stream import prefill_prompt
-
-    use = engine.select(pack)
-    cache = engine.take_cache(use.programs)
-    h, cache = prefill_prompt(use.programs, engine.base.params, use.mix, cache, engine.read(prompt).ids)
-    engine.give_cache(use.programs, cache)
-    return np.asarray(h)
+    return hidden_of(engine, prompt, pack)[1]
 
 
 def test_a_routed_pack_answers_as_the_forced_one(engine):
     for prompt in (SUMS[1], SUMS[2] + " " + "and so on " * 9):
-        selection, _, cache = take(engine, prompt)
-        engine.give_cache(selection.programs, cache)
-        if [item.pack for item in selection.route] == ["sums"]:
-            assert same(first_logits(engine, prompt), state_of(engine, prompt, "sums"))
+        ids, hidden = hidden_of(engine, prompt)
+        if ids == ["sums"]:
+            assert same(hidden, state_of(engine, prompt, "sums"))
     assert not same(state_of(engine, SUMS[1], "sums"), state_of(engine, SUMS[1]))  # the pack does something
 
 
@@ -89,26 +75,22 @@ def test_p2_installing_a_further_pack_changes_no_bit_of_the_others(engine, base,
     add_pack(more, base, "another", [prompt.replace("+", " plus ") for prompt in SUMS], seed=9)
     fuller = Engine(base, packs=more, context=CONTEXT)
     for prompt in (*BACKGROUND[:4], *SUMS[:4], *SHOUTS[:4]):
-        one, other = (e.routing.scores(understood(e, prompt)) for e in (engine, fuller))
+        one, other = (e.routing.scores(pooled_of(e, prompt)) for e in (engine, fuller))
         assert set(other) == {*one, "another"}
         assert all(one[pack] == other[pack] for pack in one)
         if "another" not in [item.pack for item in fuller.generate(prompt, max_tokens=1).route]:
             assert same(first_logits(engine, prompt), first_logits(fuller, prompt))
 
 
-def understood(engine: Engine, prompt: str):
-    found = engine.understand(engine.read(prompt))
-    engine.give_layers(found.layers)
-    return found.pooled
-
-
 def test_p3_routing_and_swapping_compile_nothing_after_warm_up(engine):
-    for prompt in (SUMS[0], SHOUTS[0], BACKGROUND[0]):
-        engine.generate(prompt, max_tokens=3)
+    engine.warm_up()
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(lambda name, seconds, **_: compiled.append(name))
     for prompt in (SUMS[9], SHOUTS[9], BACKGROUND[9], SUMS[11]):
-        engine.generate(prompt, max_tokens=3)
+        engine.generate(prompt, max_tokens=12)
+        for pack in ("sums", "shouts"):
+            engine.packs.unload(pack)
+    engine.generate(SUMS[9], pack="sums,shouts", max_tokens=3)
     jax.monitoring.clear_event_listeners()
     assert compiled == []
 
@@ -131,7 +113,7 @@ def test_the_routed_pass_in_one_program_agrees_with_the_engine(engine):
         )
         chosen = {item.pack: item.gate for item in engine.generate(prompt, max_tokens=1).route}
         np.testing.assert_allclose(np.asarray(gates)[0], [chosen.get(pack, 0) for pack in ids], rtol=1e-6)
-        exact = routing.scores(understood(engine, prompt))
+        exact = routing.scores(pooled_of(engine, prompt))
         np.testing.assert_allclose(np.asarray(scores)[0], [exact[pack] for pack in ids], atol=1e-4)
 
 

@@ -24,6 +24,7 @@ def load_engine(
     packs: Path | None = None,
     force_base: bool = False,
     kv_dtype: str = "auto",
+    budget: str | None = None,
 ) -> "Engine":
     """An engine on the base that the options name; a catalog base that is missing is fetched."""
     from mbjax.io.catalog import entries
@@ -32,8 +33,20 @@ def load_engine(
         fetch(base)
     with working(f"loading {base}"):
         from mbjax.engine.engine import Engine
-        from mbjax.io.pack_check import default_packs
 
-        if packs is None and default_packs().is_dir():
-            packs = default_packs()
-        return Engine.load(base, packs=packs, dtype=dtype, context=context, kv_dtype=kv_dtype, force_base=force_base)
+        return Engine.load(
+            base,
+            packs=packs_of(packs),
+            dtype=dtype,
+            context=context,
+            kv_dtype=kv_dtype,
+            budget=budget,
+            force_base=force_base,
+        )
+
+
+def packs_of(packs: Path | None) -> Path | None:
+    """The directory of packs that is meant: the one given, else the usual one if it exists."""
+    from mbjax.io.pack_check import default_packs
+
+    return default_packs() if packs is None and default_packs().is_dir() else packs

@@ -18,13 +18,14 @@ def bench(
     dtype: options.DtypeOption = "auto",
     kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
+    budget: options.BudgetOption = None,
     prompt_tokens: Annotated[int, typer.Option("--prompt-tokens", "-p", help="Tokens of the prefill.")] = 512,
     decode_tokens: Annotated[int, typer.Option("--decode-tokens", "-n", help="Tokens to decode.")] = 128,
     repeats: Annotated[int, typer.Option("--repeats", "-r", help="Runs; the median counts.")] = 3,
     as_json: options.JsonOption = False,
 ) -> None:
     """Measure prefill and decode tokens/s, the share of the memory bandwidth, and memory."""
-    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype, budget)
     from mbjax.engine.bench import bench as run
 
     with progress_bar("measuring") as report:

@@ -8,7 +8,7 @@ import typer
 from mbjax.cli import options
 from mbjax.cli.base import load_engine
 from mbjax.cli.options import DEFAULT_BASE
-from mbjax.cli.output import note, note_reply, print_pieces, show_notes
+from mbjax.cli.output import note, note_memory, note_reply, print_pieces, show_notes
 from mbjax.errors import InputError
 
 
@@ -20,6 +20,7 @@ def chat(
     dtype: options.DtypeOption = "auto",
     kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
+    budget: options.BudgetOption = None,
     max_tokens: options.TokensOption = 512,
     system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system message.")] = None,
     temperature: options.TemperatureOption = 0.0,
@@ -30,12 +31,12 @@ def chat(
     seed: options.SeedOption = 0,
     stop: options.StopOption = None,
 ) -> None:
-    """Chat in the terminal, with speed and memory after each answer. Ctrl-C stops an answer."""
+    """Chat in the terminal, with route, gates, speed and memory after each answer. Ctrl-C stops an answer."""
     from mbjax.core.sampling import Sampling
     from mbjax.engine.conversation import Conversation
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype, budget)
     conversation = Conversation(engine, system, pack)
     note("/reset forgets the conversation, /exit (or Ctrl-D) ends it, Ctrl-C stops an answer")
     while (text := _read()) is not None:
@@ -56,8 +57,11 @@ def chat(
             print()
         conversation.answered("".join(pieces))
         if stream.tokens:
-            note_reply(stream.reply("".join(pieces)))
+            reply = stream.reply("".join(pieces))
+            note_reply(reply)
+            note_memory(reply.memory)
         show_notes(engine)
+    engine.close()
 
 
 def _read() -> str | None:

@@ -20,6 +20,7 @@ def generate(
     dtype: options.DtypeOption = "auto",
     kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
+    budget: options.BudgetOption = None,
     max_tokens: options.TokensOption = 256,
     raw: options.RawOption = False,
     temperature: options.TemperatureOption = 0.0,
@@ -36,10 +37,11 @@ def generate(
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     text = sys.stdin.read() if prompt == "-" else prompt
-    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype)
+    engine = load_engine(base, dtype, context, packs, force_base, kv_dtype, budget)
     stream = engine.stream(text, pack=pack, max_tokens=max_tokens, sampling=sampling, stop=stop or (), raw=raw)
     if as_json:
         print_json(stream.reply("".join(stream)).to_json())
     else:
         note_reply(stream.reply(print_pieces(stream)))
     show_notes(engine)
+    engine.close()

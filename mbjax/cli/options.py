@@ -22,6 +22,11 @@ ContextOption = Annotated[
         "--context", "-c", metavar="N", help="Most positions of a conversation; default 2048 or the base's own limit."
     ),
 ]
+LanesOption = Annotated[int, typer.Option("--lanes", metavar="N", help="Requests answered at once, 1 to 16.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="SIZE", help="The most bytes to hold, for example 4GiB or 800MB."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 PacksOption = Annotated[
     Path | None,

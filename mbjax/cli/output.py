@@ -14,7 +14,9 @@ from mbjax.engine.sizes import format_bytes
 
 if TYPE_CHECKING:
     from mbjax.engine.engine import Engine
-    from mbjax.engine.reply import Reply, RouteItem
+    from mbjax.engine.reply import Memory, Reply, RouteItem
+
+_BAR, _SHADES = 40, "█▓▒░"  # characters of a bar of memory
 
 Report = Callable[[int, int], None]  # (done, total)
 
@@ -104,3 +106,14 @@ def note_reply(reply: "Reply") -> None:
     route = ", ".join(_shown_item(item) for item in reply.route) or "base"
     memory = format_bytes(reply.memory.peak)
     note(f"[{route}] {reply.n_prompt} + {len(reply.tokens)} tokens, first after {timing.ttft_s:.2f} s{speed}, {memory}")
+
+
+def note_memory(memory: "Memory") -> None:
+    """A bar of what is held, the largest components first: of the budget if there is one, else of the sum."""
+    total = sum(memory.components.values())
+    whole = max(memory.budget or total, total, 1)
+    parts = sorted(memory.components.items(), key=lambda part: -part[1])
+    bar = "".join(_SHADES[i % len(_SHADES)] * round(_BAR * size / whole) for i, (_, size) in enumerate(parts))
+    named = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts[:4] if size)
+    of = f" of {format_bytes(memory.budget)}" if memory.budget is not None else ""
+    note(f"[{bar[:_BAR]:·<{_BAR}}] {format_bytes(total)}{of}: {named}")

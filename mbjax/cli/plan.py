@@ -1,10 +1,7 @@
 """`mbjax plan`."""
 
-from typing import Annotated
-
-import typer
-
 from mbjax.cli import options
+from mbjax.cli.base import packs_of
 from mbjax.cli.options import DEFAULT_BASE
 from mbjax.cli.output import bytes_table, print_json, print_table, working
 
@@ -14,17 +11,20 @@ def plan(
     dtype: options.DtypeOption = "auto",
     kv_dtype: options.KvOption = "auto",
     context: options.ContextOption = None,
-    budget: Annotated[str | None, typer.Option("--budget", metavar="SIZE", help="For example 4GiB or 800MB.")] = None,
+    lanes: options.LanesOption = 1,
+    packs: options.PacksOption = None,
+    budget: options.BudgetOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Show the bytes that a base will need, before anything is allocated, and whether they fit a budget."""
+    """Show the bytes that a base and its packs will need, before anything is allocated, and whether they fit a budget."""
     from mbjax.engine.sizes import parse_bytes
 
     size = None if budget is None else parse_bytes(budget)
     with working("planning"):
-        from mbjax.engine.plan import plan_base
+        from mbjax.engine.plan import Installed, Wishes, plan_base
 
-        result = plan_base(base, dtype=dtype, kv_dtype=kv_dtype, context=context, budget=size)
+        wishes = Wishes(dtype, kv_dtype, context, lanes, Installed.at(packs_of(packs)), size)
+        result = plan_base(base, wishes)
     if as_json:
         print_json(result.to_json())
         return

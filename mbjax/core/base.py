@@ -112,18 +112,20 @@ def run_layers(
     deltas: tuple[Deltas, ...] | None = None,
     gates: jax.Array | None = None,
     segments: jax.Array | None = None,
+    seats: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[LayerKV, ...] | None]:
     """Transformer layers over h [B, T, D] at positions int32 [B, T], operation by operation.
 
     kvs are the layers' caches (None: a full pass, nothing cached); deltas are per layer the packs' low-rank parts,
-    weighed by gates float32 [B, T, P]; segments int32 [B, T] part packed rows of a full pass, see `ops.Rows`.
+    weighed by gates float32 [B, T, P]; segments int32 [B, T] part packed rows of a full pass, see `ops.Rows`;
+    seats int32 [B] are those of `Cache`.
     """
     if gates is None:
         gates = jnp.zeros((*h.shape[:2], 0), jnp.float32)
     new_kvs = []
     for i, layer in enumerate(layers):
         kv = kvs[i] if kvs is not None else None
-        h, kv = _layer(layer, h, positions, kv, deltas[i] if deltas else (), gates, segments, config)
+        h, kv = _layer(layer, h, positions, kv, deltas[i] if deltas else (), gates, segments, seats, config)
         new_kvs.append(kv)
     return h, tuple(new_kvs) if kvs is not None else None
 
@@ -137,12 +139,13 @@ def _layer(
     deltas: Deltas,
     gates: jax.Array,
     segments: jax.Array | None,
+    seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
     body = partial(_blocks, config=config)
     if kv is None:  # a full pass may be differentiated: keep what the maps give, make the cheap rest again
         body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(MAP_OUTPUT))
-    return body(params, h, positions, kv, deltas, gates, segments)
+    return body(params, h, positions, kv, deltas, gates, segments, seats)
 
 
 def _blocks(
@@ -153,10 +156,11 @@ def _blocks(
     deltas: Deltas,
     gates: jax.Array,
     segments: jax.Array | None,
+    seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
     with jax.named_scope("attention"):
-        mixed, kv = _attention(params.attn, h, positions, kv, deltas, gates, segments, config)
+        mixed, kv = _attention(params.attn, h, positions, kv, deltas, gates, segments, seats, config)
         h = h + mixed
     with jax.named_scope("mlp"):
         return h + _mlp(params.mlp, h, deltas, gates, config), kv
@@ -170,6 +174,7 @@ def _attention(
     deltas: Deltas,
     gates: jax.Array,
     segments: jax.Array | None,
+    seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
     x = rms_norm(h, params.norm, config.rms_eps)
@@ -182,8 +187,8 @@ def _attention(
     if kv is None:
         mixed = attend(q, k, v, segments)
     else:
-        kv = append(kv, k, v, positions[:, 0])
-        mixed = attend_cached(q, kv, positions)
+        kv = append(kv, k, v, positions[:, 0], seats)
+        mixed = attend_cached(q, kv, positions, seats)
     return adapted(mixed, params.o, deltas, "o", gates), kv
 
 

@@ -17,9 +17,9 @@ KV_DTYPES = ("float32", "bfloat16", "int8")
 class LayerKV:
     """Keys (rotated) and values of one layer; int8 ones have a scale for each position and head."""
 
-    k: jax.Array  # [B, K, S, E]
-    v: jax.Array  # [B, K, S, E]
-    k_scales: jax.Array | None = None  # float32 [B, K, S]
+    k: jax.Array  # [N, K, S, E]
+    v: jax.Array  # [N, K, S, E]
+    k_scales: jax.Array | None = None  # float32 [N, K, S]
     v_scales: jax.Array | None = None
 
 
@@ -30,8 +30,8 @@ class StackedKV:
     Stands for `count` layers from `first` on; the arrays are always whole.
     """
 
-    values: jax.Array  # [L, 2, B, K, S, E], keys and values
-    scales: jax.Array  # float32 [L, 2, B, K, S] for int8, else [0]
+    values: jax.Array  # [L, 2, N, K, S, E], keys and values
+    scales: jax.Array  # float32 [L, 2, N, K, S] for int8, else [0]
     first: int = flax.struct.field(pytree_node=False)
     count: int = flax.struct.field(pytree_node=False)
 
@@ -55,16 +55,23 @@ Layers = tuple[LayerKV, ...] | StackedKV
 
 @flax.struct.dataclass
 class Cache:
-    """KV state of B lanes. Positions at or beyond `length` hold nothing of value; the next write replaces them."""
+    """KV state of N lanes, and which of them a step is for. Positions at or beyond `length` hold nothing of value; the
+    next write replaces them."""
 
     layers: Layers  # L of them; separate arrays, so that a step updates each in place, or stacked for the kernel
-    length: jax.Array  # int32 [B], valid positions of each lane
+    length: jax.Array  # int32 [N], valid positions of each lane
     experts: tuple[Layers | None, ...] = ()  # per pack, the layers of its expert; None without one
-    tap: jax.Array | None = None  # [B, S, D], kept so that an expert switched on later can read what came before
+    tap: jax.Array | None = None  # [N, S, D], kept so that an expert switched on later can read what came before
+    seats: jax.Array | None = None  # int32 [B], the lane of each row of a step, no two alike; None: all N in order
 
     @property
     def capacity(self) -> int:
         return self.layers.values.shape[4] if isinstance(self.layers, StackedKV) else self.layers[0].k.shape[2]
+
+    @property
+    def starts(self) -> jax.Array:
+        """Where each row's next position is: int32 [B]."""
+        return self.length if self.seats is None else self.length[self.seats]
 
     def part(self, start: int, stop: int) -> Layers:
         """Layers [start, stop)."""
@@ -112,13 +119,12 @@ def init_cache(
     )
 
 
-def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array) -> LayerKV:
-    """Writes k and v [B, T, K, E] at positions `start[b]` onwards of each lane. The caller keeps start + T <= S."""
+def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array, seats: jax.Array | None = None) -> LayerKV:
+    """Writes k and v [B, T, K, E] at positions `start[b]` onwards of lane `seats[b]`. The caller keeps start + T <= S."""
 
-    def write(lane: jax.Array, new: jax.Array, at: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(lane, new, at, axis=1)
+    def place(lanes: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
+        return write_rows(lanes, new, start, seats, axis=1)
 
-    place = jax.vmap(write)
     k_new, v_new = (x.swapaxes(1, 2) for x in (k, v))
     if kv.k_scales is None or kv.v_scales is None:
         return LayerKV(place(kv.k, k_new.astype(kv.k.dtype), start), place(kv.v, v_new.astype(kv.v.dtype), start))
@@ -129,6 +135,18 @@ def append(kv: LayerKV, k: jax.Array, v: jax.Array, start: jax.Array) -> LayerKV
         place(kv.k_scales, k_scales, start),
         place(kv.v_scales, v_scales, start),
     )
+
+
+def write_rows(lanes: jax.Array, new: jax.Array, start: jax.Array, seats: jax.Array | None, axis: int) -> jax.Array:
+    """Writes new [B, ...] into lanes [N, ...], row b from `start[b]` on along `axis` of its lane `seats[b]`."""
+    if seats is None:
+        update = jax.lax.dynamic_update_slice_in_dim
+        return jax.vmap(lambda lane, row, at: update(lane, row, at, axis=axis))(lanes, new, start)
+    zero = jnp.int32(0)
+    for b in range(new.shape[0]):
+        at = (seats[b], *(start[b] if i == axis else zero for i in range(new.ndim - 1)))
+        lanes = jax.lax.dynamic_update_slice(lanes, new[b : b + 1], at)
+    return lanes
 
 
 def _stacked(n_layers: int, shape: tuple[int, ...], dtype: str) -> StackedKV:

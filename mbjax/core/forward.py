@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from mbjax.core import fused
 from mbjax.core.base import Base, Deltas, Layer, embed, head, run_layers
-from mbjax.core.cache import Cache, Layers, StackedKV
+from mbjax.core.cache import Cache, Layers, StackedKV, write_rows
 from mbjax.core.config import ModelConfig
 from mbjax.core.expert import run_expert
 from mbjax.core.lora import add_gated
@@ -88,7 +88,8 @@ def fuse(
     """The packs' experts and layers `[tap, L)`: h [B, T, D] -> h [B, T, D]; the tap states are kept where the cache
     does so. The length does not move: see `advance`."""
     if cache is not None and cache.tap is not None:
-        cache = dataclasses.replace(cache, tap=_keep(cache.tap, h, cache.length))
+        kept = write_rows(cache.tap, h.astype(cache.tap.dtype), cache.starts, cache.seats, axis=0)
+        cache = dataclasses.replace(cache, tap=kept)
     h, cache = _experts(packs, gates, h, cache, rows)
     with jax.named_scope("fuse"):
         return _run(params, packs, gates, h, cache, config, range(config.tap, config.n_layers), rows)
@@ -96,7 +97,9 @@ def fuse(
 
 def advance(cache: Cache, n_tokens: jax.Array | int) -> Cache:
     """The cache after `n_tokens` (int or int32 [B]) of the positions just written are declared valid."""
-    return dataclasses.replace(cache, length=cache.length + n_tokens)
+    if cache.seats is None:
+        return dataclasses.replace(cache, length=cache.length + n_tokens)
+    return dataclasses.replace(cache, length=cache.length.at[cache.seats].add(n_tokens))
 
 
 def catch_up(packs: Packs, p: int, cache: Cache) -> Cache:
@@ -108,7 +111,7 @@ def catch_up(packs: Packs, p: int, cache: Cache) -> Cache:
         raise ValueError("the cache keeps no tap states; make it with the packs given")
     n_batch, capacity = cache.tap.shape[:2]
     positions = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32)[None, :], (n_batch, capacity))
-    _, kv = _expert(packs[p], cache.tap, positions, cache.experts[p], None)
+    _, kv = _expert(packs[p], cache.tap, positions, cache.experts[p], None, None)
     return _with_expert(cache, p, kv)
 
 
@@ -120,15 +123,20 @@ def _experts(
     terms = []
     for p, pack in enumerate(packs):
         if as_pack(pack).expert is not None:
-            own = cache.experts[p] if cache is not None else None
-            term, kv = _expert(pack, h, positions, own, segments)
+            own, seats = (None, None) if cache is None else (cache.experts[p], cache.seats)
+            term, kv = _expert(pack, h, positions, own, segments, seats)
             terms.append((gates[..., p, None], term))
             cache = cache if cache is None else _with_expert(cache, p, kv)
     return add_gated(h, terms), cache
 
 
 def _expert(
-    pack: Any, h: jax.Array, positions: jax.Array, kvs: Any, segments: jax.Array | None
+    pack: Any,
+    h: jax.Array,
+    positions: jax.Array,
+    kvs: Any,
+    segments: jax.Array | None,
+    seats: jax.Array | None,
 ) -> tuple[jax.Array, Layers | None]:
     """What a pack's expert adds to h [B, T, D], before its gate."""
     expert = as_pack(pack).expert
@@ -136,8 +144,8 @@ def _expert(
 
     def run(x: jax.Array) -> tuple[jax.Array, Layers | None]:
         if fused.takes_expert(pack, kvs):
-            return fused.run_expert(pack, x, positions, kvs, expert.config)
-        return _op_by_op(expert.layers, x, positions, kvs, expert.config, None, None, segments)
+            return fused.run_expert(pack, x, positions, kvs, expert.config, seats)
+        return _op_by_op(expert.layers, x, positions, kvs, expert.config, None, None, segments, seats)
 
     return run_expert(expert, h, run)
 
@@ -158,12 +166,13 @@ def _run(
     kvs: Any = cache.part(start, stop) if cache is not None else None
     positions, segments = _places(h, cache, rows)
     if fused.takes(layers, kvs, packs):
-        h, kvs = fused.run(layers, h, positions, kvs, config, packs, gates)
+        h, kvs = fused.run(layers, h, positions, kvs, config, packs, gates, cache.seats if cache is not None else None)
     else:
         opened = [as_pack(pack).lora for pack in packs]
         deltas: tuple[Deltas, ...] = tuple(tuple(lora and lora.layers[i] for lora in opened) for i in which)
         layers = layers.opened() if isinstance(layers, fused.Bundle) else layers
-        h, kvs = _op_by_op(layers, h, positions, kvs, config, deltas, gates, segments)
+        seats = cache.seats if cache is not None else None
+        h, kvs = _op_by_op(layers, h, positions, kvs, config, deltas, gates, segments, seats)
     return h, None if cache is None or kvs is None else cache.with_part(start, kvs)
 
 
@@ -183,13 +192,7 @@ def _places(h: jax.Array, cache: Cache | None, rows: Rows | None) -> tuple[jax.A
     if rows is not None:
         return rows.positions, rows.segments
     steps = jnp.arange(h.shape[1], dtype=jnp.int32)[None, :]
-    return (jnp.broadcast_to(steps, h.shape[:2]) if cache is None else cache.length[:, None] + steps), None
-
-
-def _keep(tap: jax.Array, h: jax.Array, start: jax.Array) -> jax.Array:
-    """Writes h [B, T, D] into the tap states [B, S, D] from `start[b]` on."""
-    write = jax.vmap(lambda lane, new, at: jax.lax.dynamic_update_slice_in_dim(lane, new, at, axis=0))
-    return write(tap, h.astype(tap.dtype), start)
+    return (jnp.broadcast_to(steps, h.shape[:2]) if cache is None else cache.starts[:, None] + steps), None
 
 
 def _with_expert(cache: Cache, p: int, kv: Layers | None) -> Cache:

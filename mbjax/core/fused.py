@@ -111,6 +111,7 @@ def run(
     config: ModelConfig,
     slots: tuple[Any, ...] = (),
     gates: jax.Array | None = None,
+    seats: jax.Array | None = None,
 ) -> tuple[jax.Array, StackedKV]:
     """As `base.run_layers`: h [B, T, D], positions int32 [B, T], each lane's in sequence, gates float32 [B, T, P].
 
@@ -122,7 +123,7 @@ def run(
     shape = layers.Shape(part.layout.places, kvs.first, config.n_heads, config.d_ff, config.rms_eps)
     shape = dataclasses.replace(shape, deltas=deltas) if adapted else shape
     values = tuple(slot.values for slot in slots) if adapted else ()
-    return _call(part.weights, h, positions, kvs, config, values, gates if adapted else None, shape)
+    return _call(part.weights, h, positions, kvs, config, values, gates if adapted else None, shape, seats)
 
 
 def takes_expert(pack: Any, kvs: Any) -> bool:
@@ -134,11 +135,16 @@ def takes_expert(pack: Any, kvs: Any) -> bool:
 
 
 def run_expert(
-    slot: Slot, h: jax.Array, positions: jax.Array, kvs: StackedKV, config: ModelConfig
+    slot: Slot,
+    h: jax.Array,
+    positions: jax.Array,
+    kvs: StackedKV,
+    config: ModelConfig,
+    seats: jax.Array | None = None,
 ) -> tuple[jax.Array, StackedKV]:
     """The layers of a slot's expert, float32 as they lie there; `config` is the expert's."""
     shape = layers.Shape(slot.layout.expert_places(), 0, config.n_heads, config.d_ff, config.rms_eps)
-    return _call(slot.values, h, positions, kvs, config, (), None, shape)
+    return _call(slot.values, h, positions, kvs, config, (), None, shape, seats)
 
 
 def _call(
@@ -150,11 +156,13 @@ def _call(
     slots: tuple[jax.Array, ...],
     gates: jax.Array | None,
     shape: layers.Shape,
+    seats: jax.Array | None,
 ) -> tuple[jax.Array, StackedKV]:
     freq = jnp.asarray(config.inv_freq(), jnp.float32)
     angle = positions.astype(jnp.float32)[:, :, None] * freq[None, None, :]
     gates = jnp.zeros((*h.shape[:2], 0), jnp.float32) if gates is None else gates
-    step = layers.Step(h.astype(jnp.float32), positions[:, 0], jnp.cos(angle), jnp.sin(angle), gates)
+    seats = jnp.arange(h.shape[0], dtype=jnp.int32) if seats is None else seats
+    step = layers.Step(h.astype(jnp.float32), positions[:, 0], seats, jnp.cos(angle), jnp.sin(angle), gates)
     out, values, scales = layers.decoder_layers(step, weights, kvs.values, kvs.scales, slots, shape)
     return out.astype(h.dtype), dataclasses.replace(kvs, values=values, scales=scales)
 

@@ -111,39 +111,39 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None 
     return _ungroup(mixed, n_tokens).astype(q.dtype)
 
 
-def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
+def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None = None) -> jax.Array:
     """Attention over the cached positions up to each query's own.
 
-    q [B, T, H, E]; kv [B, K, S, E] with the queries' own keys already in; positions int32 [B, T], each lane's in
-    sequence -> [B, T, H*E]. Few tokens take the compiled kernel on the CPU, and so does every number of them over
+    q [B, T, H, E]; kv [N, K, S, E] with the queries' own keys already in; positions int32 [B, T], each row's in
+    sequence; seats int32 [B] as in `Cache` -> [B, T, H*E]. Few tokens take the compiled kernel on the CPU, and so does every number of them over
     int8; the rest is a loop of products.
     """
     few = q.shape[1] <= attention.FEW_TOKENS or kv.k_scales is not None
     if few and attention.compiled_for(q.shape):
-        return jax.lax.platform_dependent(q, kv, positions, cpu=_attend_kernel, default=_attend_blocks)
-    return _attend_blocks(q, kv, positions)
+        return jax.lax.platform_dependent(q, kv, positions, seats, cpu=_attend_kernel, default=_attend_blocks)
+    return _attend_blocks(q, kv, positions, seats)
 
 
-def _attend_kernel(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
-    mixed = attention.attend(q.astype(jnp.float32), positions[:, 0], kv.k, kv.v, kv.k_scales, kv.v_scales)
+def _attend_kernel(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None) -> jax.Array:
+    mixed = attention.attend(q.astype(jnp.float32), positions[:, 0], kv.k, kv.v, kv.k_scales, kv.v_scales, seats)
     return mixed.reshape(*q.shape[:2], -1).astype(q.dtype)
 
 
-def _attend_blocks(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array:
+def _attend_blocks(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None) -> jax.Array:
     """The same in blocks of positions, reading none beyond the last one in use.
 
     The softmax is accumulated block by block (Milakov and Gimelshein 2018); a block in which a lane has nothing adds
     exact zeros, so that a lane's bits do not depend on how long its neighbours are.
     """
-    n_batch, n_kv, capacity, width = kv.k.shape
-    n_tokens = q.shape[1]
+    _, n_kv, capacity, width = kv.k.shape
+    n_batch, n_tokens = q.shape[:2]
     grouped = _group(q, n_kv)
     block = min(_BLOCK, capacity) if capacity % min(_BLOCK, capacity) == 0 else math.gcd(capacity, _BLOCK)
 
     def accumulate(i: jax.Array, state: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
         top, total, mixed = state  # [B, K, G, T], the same, [B, K, G, T, E]
         at = i * block
-        k, v = _block(kv.k, kv.k_scales, at, block), _block(kv.v, kv.v_scales, at, block)
+        k, v = _block(kv.k, kv.k_scales, at, block, seats), _block(kv.v, kv.v_scales, at, block, seats)
         seen = (at + jnp.arange(block, dtype=jnp.int32))[None, None, :] <= positions[:, :, None]  # [B, T, block]
         scores = jnp.where(seen[:, None, None], _scores(grouped, k, n_tokens), _MASKED)
         new_top = jnp.maximum(top, scores.max(axis=-1))
@@ -163,12 +163,14 @@ def _attend_blocks(q: jax.Array, kv: LayerKV, positions: jax.Array) -> jax.Array
     return _ungroup(mixed / total[..., None], n_tokens).astype(q.dtype)
 
 
-def _block(x: jax.Array, scales: jax.Array | None, at: jax.Array, block: int) -> jax.Array:
-    """Positions [at, at + block) of a cache [B, K, S, E]; int8 ones come out as float32."""
-    part = jax.lax.dynamic_slice_in_dim(x, at, block, axis=2)
-    if scales is None:
-        return part
-    return part.astype(jnp.float32) * jax.lax.dynamic_slice_in_dim(scales, at, block, axis=2)[..., None]
+def _block(x: jax.Array, scales: jax.Array | None, at: jax.Array, block: int, seats: jax.Array | None) -> jax.Array:
+    """Positions [at, at + block) of the rows' lanes of a cache [N, K, S, E]; int8 ones come out as float32."""
+
+    def cut(lanes: jax.Array) -> jax.Array:
+        part = jax.lax.dynamic_slice_in_dim(lanes, at, block, axis=2)
+        return part if seats is None else part[seats]
+
+    return cut(x) if scales is None else cut(x).astype(jnp.float32) * cut(scales)[..., None]
 
 
 def _group(q: jax.Array, n_kv: int) -> jax.Array:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from mbjax.core.base import Base, head
 from mbjax.core.cache import Cache, Layers
 from mbjax.core.config import ModelConfig
-from mbjax.core.forward import advance, fuse, understand
+from mbjax.core.forward import fuse, understand
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
 
@@ -101,23 +101,25 @@ def row_states(params: Base, tokens: jax.Array, rows: Rows, *, config: ModelConf
 def understand_chunk(
     params: Base,
     layers: Layers,
-    length: jax.Array,
+    start: jax.Array,
+    seats: jax.Array,
     tokens: jax.Array,
     weights: jax.Array,
-    n_valid: jax.Array,
     pooled: Pooled,
     *,
     config: ModelConfig,
-) -> tuple[jax.Array, Layers, jax.Array, Pooled]:
-    """The first phase of prefill for one chunk: tokens int32 [B, T], of which the first n_valid int32 [B] count.
+    lanes: int,
+) -> tuple[jax.Array, Layers, Pooled]:
+    """The first phase of prefill for one chunk: tokens int32 [B, T], from position start int32 [B] on.
 
-    `layers` are those of a cache that holds `length` int32 [B] positions. Returns the tap states [B, T, D], layers and
-    length after the chunk, and what the router has read so far.
+    `layers` are those of a cache of so many lanes, of which seats int32 [B] are the rows'. Returns the tap states
+    [B, T, D], the layers after the chunk, and what the router has read so far.
     """
     gates = jnp.zeros((*tokens.shape, 0), jnp.float32)
-    h, cache = understand(params, (), gates, tokens, Cache(layers, length), config=config)
+    length = jnp.zeros((lanes,), jnp.int32).at[seats].set(start)  # other lanes stand at rest
+    h, cache = understand(params, (), gates, tokens, Cache(layers, length, seats=seats), config=config)
     assert cache is not None
-    return h, cache.layers, advance(cache, n_valid).length, add_to_pool(pooled, h, weights)
+    return h, cache.layers, add_to_pool(pooled, h, weights)
 
 
 def choose_packs(scores: Mapping[str, float], thresholds: Mapping[str, float], most: int = MAX_ACTIVE) -> list[str]:

@@ -65,7 +65,7 @@ def lanes_of(requests: list[tuple[Sampling, list[int]]], vocab_size: int) -> Lan
     settings = [settings for settings, _ in requests]
 
     def column(dtype: str, values: list[float]) -> jax.Array:
-        return jnp.asarray(np.asarray(values, dtype))  # from numpy: a copy, where a list would compile a program
+        return jax.device_put(np.asarray(values, dtype))  # which compiles nothing, whatever the shape
 
     return Lanes(
         temperature=column("float32", [s.temperature for s in settings]),
@@ -74,7 +74,7 @@ def lanes_of(requests: list[tuple[Sampling, list[int]]], vocab_size: int) -> Lan
         min_p=column("float32", [s.min_p for s in settings]),
         penalty=column("float32", [s.repetition_penalty for s in settings]),
         seed=column("uint32", [s.seed for s in settings]),
-        seen=jnp.asarray(seen),
+        seen=jax.device_put(seen),
     )
 
 

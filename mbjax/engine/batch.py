@@ -1,19 +1,17 @@
 """Greedy answers to many prompts at once: lanes of one batch, each with its own length."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mbjax.core.base import Base
-from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
-from mbjax.core.decode import chunk_sizes
+from mbjax.core.decode import BUCKETS, chunk_sizes
 from mbjax.core.forward import Packs
 from mbjax.core.pack import Mix
-from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.core.sampling import Sampling
+from mbjax.engine.device import Device, Group, chunks_of
 from mbjax.engine.programs import Programs, kv_dtype_of
 
 LANES = 8
@@ -33,24 +31,24 @@ def answer_all(
 ) -> list[list[int]]:
     """The greedy continuation of each prompt, at most `max_tokens` ids, without the id of `ends` that closes it.
 
-    `packs` are forced on all of them, with `gates` float32 [N, P], or of 1. Prompts that are taken in by the same
-    chunks share a batch, so that an answer does not depend on the neighbours.
+    `packs`, all of one form, are forced on all of them, with `gates` float32 [N, P], or of 1. Prompts that are taken
+    in by the same chunks share a batch, so that an answer does not depend on the neighbours.
     `progress(done, total)` counts prompts.
     """
     answers: list[list[int]] = [[] for _ in prompts]
     if not prompts:
         return answers
-    longest = max(max(sum(chunk_sizes(len(ids))), len(ids) + max_tokens) for ids in prompts)
-    capacity = padded_capacity(longest)
-    kv_dtype = kv_dtype_of(params)
-    programs = Programs(params, config, packs, batch=LANES, capacity=capacity, kv_dtype=kv_dtype)
+    capacity = padded_capacity(max(max(sum(chunk_sizes(len(ids))), len(ids) + max_tokens) for ids in prompts))
+    form = packs[0] if packs else None
+    programs = Programs(params, config, form, lanes=LANES, capacity=capacity, kv_dtype=kv_dtype_of(params))
     gates = np.ones((len(prompts), len(packs)), np.float32) if gates is None else gates
-    cache, done = programs.new_cache(), 0
+    device, done = Device(params, programs), 0
+    seats, live = (jnp.asarray(x) for x in (np.arange(LANES, dtype=np.int32), np.ones(LANES, np.int32)))
     for members in alike(prompts):
         which = [members[min(lane, len(members) - 1)] for lane in range(LANES)]  # the last fills the rest
-        lanes, mix = [prompts[i] for i in which], Mix(packs, jnp.asarray(gates[which]))
-        cache = dataclasses.replace(cache, length=jnp.zeros_like(cache.length))
-        ids, cache = _answer(params, mix, programs, cache, lanes, max_tokens, ends)
+        names = tuple(str(p) for p in range(len(packs)))
+        group = Group(names, Mix(packs, jnp.asarray(gates[which])), seats, live)
+        ids = _answer(device, group, [prompts[i] for i in which], max_tokens, ends)
         for i, answer in zip(members, ids, strict=False):
             answers[i] = answer
         done += len(members)
@@ -73,17 +71,11 @@ def alike(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _answer(
-    params: Base,
-    mix: Mix,
-    programs: Programs,
-    cache: Cache,
-    lanes: list[Sequence[int]],
-    max_tokens: int,
-    ends: frozenset[int],
-) -> tuple[list[list[int]], Cache]:
-    h, cache = _take_in(params, mix, programs, cache, lanes)
-    states = lanes_of([(Sampling(), list(ids)) for ids in lanes], programs.config.vocab_size)
-    token, states = programs.choose()(params, h, states, cache.length)
+    device: Device, group: Group, lanes: list[Sequence[int]], max_tokens: int, ends: frozenset[int]
+) -> list[list[int]]:
+    for seat, ids in enumerate(lanes):
+        device.take_seat(seat, Sampling(), ids)
+    token = device.choose(group, device.prefill(group, chunks_of(lanes, BUCKETS)))
     answers: list[list[int]] = [[] for _ in lanes]
     running = set(range(len(lanes)))
     for step in range(max_tokens):
@@ -94,21 +86,5 @@ def _answer(
                 running.discard(lane)
         if not running or step + 1 == max_tokens:
             break
-        token, cache, states = programs.decode()(params, mix, cache, token, states)
-    return answers, cache
-
-
-def _take_in(
-    params: Base, mix: Mix, programs: Programs, cache: Cache, lanes: list[Sequence[int]]
-) -> tuple[jax.Array, Cache]:
-    """Prefill of all lanes; only the last chunk is padded, to each lane's own length."""
-    at, h = 0, None
-    for size in chunk_sizes(len(lanes[0])):
-        tokens, n_valid = np.zeros((len(lanes), size), np.int32), np.zeros(len(lanes), np.int32)
-        for lane, ids in enumerate(lanes):
-            part = ids[at : at + size]
-            tokens[lane, : len(part)], n_valid[lane] = part, len(part)
-        h, cache = programs.prefill(size)(params, mix, cache, jnp.asarray(tokens), jnp.asarray(n_valid))
-        at += size
-    assert h is not None
-    return h, cache
+        token = device.step(group)
+    return answers

@@ -1,6 +1,8 @@
 """How fast a base runs here, and how near its decoding comes to the limit that memory bandwidth sets."""
 
+import contextlib
 import dataclasses
+import queue
 import statistics
 import time
 from collections.abc import Callable
@@ -10,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mbjax.core.sampling import Sampling, lanes_of
-from mbjax.engine.engine import Engine, Selection
+from mbjax.engine.engine import Engine
 from mbjax.engine.programs import tree_bytes
 from mbjax.engine.reply import Memory
-from mbjax.engine.stream import prefill_prompt
 from mbjax.errors import InputError
+from mbjax.io.prompt import raw_prompt
 from mbjax.kernels.native import isa
 
 _BANDWIDTH_BYTES = 2**28  # far beyond any cache
@@ -68,20 +69,19 @@ def bench(
         if not 1 <= value <= most:
             raise InputError(f"{name} is {value}; it must be 1 to {most} (the context is {engine.context})")
     prompt = np.random.default_rng(0).integers(0, engine.base.config.vocab_size, prompt_tokens).tolist()
-    use = engine.select(pack)
     prefills, decodes = [], []
     for run in range(repeats + 1):
-        prefills.append(_prefill_seconds(engine, use, prompt))
-        decodes.append(_decode_seconds(engine, use, prompt[0], decode_tokens))
+        prefills.append(run_tokens(engine, prompt, 1, pack)[0])
+        decodes.append(run_tokens(engine, prompt[:1], decode_tokens + 1, pack)[1])
         if progress is not None:
             progress(run + 1, repeats + 1)
     decode_tok_s = decode_tokens / statistics.median(decodes[1:])
-    bytes_per_token, bandwidth = _bytes_per_token(engine, use, decode_tokens), read_bandwidth()
+    bytes_per_token, bandwidth = _bytes_per_token(engine, pack, decode_tokens), read_bandwidth()
     return Bench(
         prefill_tok_s=prompt_tokens / statistics.median(prefills[1:]),
         decode_tok_s=decode_tok_s,
         bandwidth_share=bytes_per_token * decode_tok_s / bandwidth,
-        swap_s=None,
+        swap_s=_swap_seconds(engine),
         memory=engine.memory(),
         bytes_per_token=bytes_per_token,
         bandwidth=bandwidth,
@@ -104,36 +104,31 @@ def read_bandwidth(n_bytes: int = _BANDWIDTH_BYTES, repeats: int = 5) -> float:
     return values.nbytes / min(seconds)
 
 
-def _prefill_seconds(engine: Engine, use: Selection, prompt: list[int]) -> float:
-    cache = jax.block_until_ready(engine.take_cache(use.programs))
-    start = time.perf_counter()
-    h, cache = prefill_prompt(use.programs, engine.base.params, use.mix, cache, prompt)
-    jax.block_until_ready(h)
-    seconds = time.perf_counter() - start
-    engine.give_cache(use.programs, cache)
-    return seconds
+def run_tokens(engine: Engine, ids: list[int], n_tokens: int, pack: str = "none") -> tuple[float, float]:
+    """Seconds to the first token of `ids`, and from there to the last of so many greedy ones, whatever they are."""
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    request = engine.request(
+        raw_prompt(ids), events.put, pack=pack, max_tokens=n_tokens, ends=frozenset(), drafts=False
+    )
+    while isinstance(event := events.get(), int):
+        pass
+    if event.error is not None:
+        raise event.error
+    marks = request.marks
+    return marks["first"] - marks["start"], marks["end"] - marks["first"]
 
 
-def _decode_seconds(engine: Engine, use: Selection, first: int, n_tokens: int) -> float:
-    """Seconds of `n_tokens` steps, each token handed to the host as in generation."""
-    params, decode = engine.base.params, use.programs.decode()
-    lanes = lanes_of([(Sampling(), [])], engine.base.config.vocab_size)
-    token = jnp.asarray(np.asarray([first], np.int32))
-    cache = jax.block_until_ready(engine.take_cache(use.programs))
-    start = time.perf_counter()
-    for _ in range(n_tokens):
-        following, cache, lanes = decode(params, use.mix, cache, token, lanes)
-        np.asarray(token)
-        token = following
-    jax.block_until_ready(token)
-    seconds = time.perf_counter() - start
-    engine.give_cache(use.programs, cache)
-    return seconds
+def _swap_seconds(engine: Engine) -> float | None:
+    """Median seconds of bringing a pack from host memory to use; None without one."""
+    for pack in engine.packs.ids():
+        with contextlib.suppress(InputError):  # made for another base, or damaged: then another one
+            return statistics.median(engine.packs.swap_seconds(pack) for _ in range(9))
+    return None
 
 
-def _bytes_per_token(engine: Engine, use: Selection, n_tokens: int) -> int:
+def _bytes_per_token(engine: Engine, pack: str, n_tokens: int) -> int:
     """Weights and packs in use, less an embedding that is only looked up, and the mean number of cached positions."""
-    params = engine.base.params
+    params, packs = engine.base.params, engine.select(pack).mix.packs
     looked_up = 0 if params.head is None else tree_bytes(params.embed)
-    position = use.programs.kv_bytes() // use.programs.capacity
-    return tree_bytes(params) + tree_bytes(use.mix.packs) - looked_up + position * (n_tokens + 1) // 2
+    position = engine.programs.kv_bytes() // (engine.lanes * engine.programs.capacity)
+    return tree_bytes(params) + tree_bytes(packs) - looked_up + position * (n_tokens + 1) // 2

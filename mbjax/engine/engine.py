@@ -1,51 +1,55 @@
 """The Python inference API: one base, the packs beside it, and requests."""
 
+import asyncio
 import dataclasses
+import queue
+import threading
+import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from mbjax.core.cache import Cache
-from mbjax.core.decode import chunk_sizes
 from mbjax.core.fused import bundled
 from mbjax.core.pack import Mix
-from mbjax.core.router import GATE_RULE, Pooled, gates_for
+from mbjax.core.router import GATE_RULE, RESIDENT, gates_for
 from mbjax.core.sampling import Sampling
+from mbjax.engine.account import Account, Sizing, check_context, sized
 from mbjax.engine.compile_cache import use_compile_cache
+from mbjax.engine.device import Device
 from mbjax.engine.host_memory import return_large_blocks
-from mbjax.engine.pack_slots import PackSlots
-from mbjax.engine.programs import Programs, kv_dtype_of, tree_bytes
+from mbjax.engine.pack_store import PackStore
+from mbjax.engine.plan import DEFAULT_CONTEXT, Installed, Planned, Wishes, require
+from mbjax.engine.predictor import Predictor
+from mbjax.engine.programs import kv_dtype_of
 from mbjax.engine.reply import Memory, Reply, RouteItem
-from mbjax.engine.routing import Routing, mix_of, used
-from mbjax.engine.stream import Stream
-from mbjax.engine.understanding import Understood, joined
+from mbjax.engine.request import Request
+from mbjax.engine.routing import Router, Routing, mix_of, used
+from mbjax.engine.scheduler import Scheduler
+from mbjax.engine.sizes import parse_bytes
+from mbjax.engine.stream import AsyncStream, Stream, into_loop
 from mbjax.errors import InputError
 from mbjax.io.load import LoadedBase, load_base
 from mbjax.io.prompt import Message, Prompt, read_prompt
 
-DEFAULT_CONTEXT = 2048
+MOST_WAITING = 256
+
+Text = str | Sequence[Message]
 
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """What a request runs with: the packs chosen for it, as one mix, and the programs for that many."""
+    """Packs chosen for a prompt, as one mix."""
 
     route: list[RouteItem]
     mix: Mix
-    programs: Programs
 
 
 class Engine:
-    """Generates with one base on one device.
+    """Answers with one base on one device; safe to use from several threads, and from an event loop.
 
-    Use `Engine.load(name)`. `context` is the most positions a conversation may fill; the KV cache is allocated for it.
-    `packs` is a directory of packs. The shape that all of them are padded to is fixed here, so that using another
-    one compiles nothing; one that is put there later must fit.
+    Use `Engine.load(name)`, as a context manager or with `close`. `context` is the most positions a conversation may
+    fill, `lanes` how many are answered at once. `packs` is a directory of packs. The shape that all of them are padded
+    to is fixed at the start, so that using another one compiles nothing; one that is put there later must fit.
     """
 
     def __init__(
@@ -54,20 +58,33 @@ class Engine:
         *,
         packs: Path | None = None,
         context: int = DEFAULT_CONTEXT,
+        lanes: int = 1,
         kv_dtype: str = "auto",
+        budget: int | None = None,
+        planned: Planned | None = None,
         force_base: bool = False,
         gate_rule: str = GATE_RULE,
+        most_waiting: int = MOST_WAITING,
+        drafts: bool = True,
     ) -> None:
-        if not 1 <= context <= base.config.max_context:
-            raise InputError(f"context is {context}; {base.name} bears 1 to {base.config.max_context} positions")
+        """`planned` is what a budget was planned with, and its programs; made here if not given."""
+        check_context(context, base.config, base.name)
         self.base = dataclasses.replace(base, params=bundled(base.params, base.config, base.release))
-        self.context, self.kv_dtype = context, kv_dtype_of(base.params, kv_dtype)
-        self.packs = PackSlots(self.base, packs, force_base=force_base)
-        self.gate_rule = gate_rule
+        self.context, self.lanes, self.kv_dtype = context, lanes, kv_dtype_of(base.params, kv_dtype)
+        self.packs = PackStore(self.base, packs, force_base=force_base)
+        self.gate_rule, self._most_waiting, self._drafts = gate_rule, most_waiting, drafts
         self.notes: list[str] = []  # what a user should hear of
-        self._programs: dict[int, Programs] = {}
-        self._free: dict[Programs, Cache] = {}
-        self._free_layers: Any = None  # the cache's layers of the base, for all programs
+        self.router = Router(self.base, self.packs, self.notes)
+        form, installed = (None, None) if packs is None else (self.packs.form, len(self.packs.paths))
+        planned = planned or Planned.of(self.base.params, self.base.config, form, context, lanes, self.kv_dtype)
+        self.programs = planned.programs
+        self.sizing = planned.fitted(installed, budget) if budget is not None else Sizing.of(installed)
+        self.predictor = Predictor()
+        self._budget, self._peak, self._lock = budget, 0, threading.RLock()
+        self._scheduler: Scheduler | None = None
+        self._closed = False
+        self.packs.limit(self.sizing.slots, self.sizing.kept)
+        self.packs.prefetch([RESIDENT])
 
     @classmethod
     def load(
@@ -77,178 +94,269 @@ class Engine:
         packs: str | Path | None = None,
         dtype: str = "auto",
         context: int | None = None,
+        lanes: int = 1,
         kv_dtype: str = "auto",
+        budget: str | int | None = None,
         force_base: bool = False,
         gate_rule: str = GATE_RULE,
+        most_waiting: int = MOST_WAITING,
+        drafts: bool = True,
     ) -> "Engine":
         """Loads a base (catalog name, HF directory or GGUF file) and makes an engine of it.
 
-        `kv_dtype` is that of the KV cache: float32, bfloat16, int8, or auto: that of the weights, bfloat16 where they
-        are quantised. `packs` is a directory of packs; `force_base` lets in packs that were made for another base.
+        Args:
+          packs: a directory of packs.
+          dtype: of the weights, as in `load_base`.
+          context: the most positions of a conversation; 2048 or the base's own limit.
+          lanes: requests that are answered at once, 1 to 16; more wait in a line of at most `most_waiting`.
+          kv_dtype: of the KV cache: float32, bfloat16, int8, or auto: that of the weights, bfloat16 where they are
+            quantised.
+          budget: the most bytes that the engine may hold ("4GiB"). What does not fit is refused with the table before
+            anything is allocated, and every program is compiled at once: its temporaries count.
+          force_base: lets in packs that were made for another base.
+          drafts: whether greedy answers may be sped up by drafts; they stay the same.
         """
         use_compile_cache()
         return_large_blocks()
+        size = parse_bytes(budget) if isinstance(budget, str) else budget
+        directory, planned = Path(packs) if packs is not None else None, None
+        if size is not None:
+            wishes = Wishes(dtype, kv_dtype, context, lanes, Installed.at(directory), size)
+            planned = require(name_or_path, wishes)
         base = load_base(name_or_path, dtype=dtype)
-        context = min(DEFAULT_CONTEXT, base.config.max_context) if context is None else context
-        directory = Path(packs) if packs is not None else None
         return cls(
-            base, packs=directory, context=context, kv_dtype=kv_dtype, force_base=force_base, gate_rule=gate_rule
+            base,
+            packs=directory,
+            context=min(DEFAULT_CONTEXT, base.config.max_context) if context is None else context,
+            lanes=lanes,
+            kv_dtype=kv_dtype,
+            budget=size,
+            planned=planned,
+            force_base=force_base,
+            gate_rule=gate_rule,
+            most_waiting=most_waiting,
+            drafts=drafts,
         )
 
-    def generate(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        pack: str = "auto",
-        max_tokens: int = 256,
-        sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
-        raw: bool = False,
-    ) -> Reply:
-        """The whole answer to a prompt (one user turn) or to a list of chat messages; `raw` skips the template.
+    def __enter__(self) -> Self:
+        return self
 
-        `pack` is `none`, ids joined by commas, or `auto`, which leaves the choice to the router.
-        """
-        stream = self.stream(prompt, pack=pack, max_tokens=max_tokens, sampling=sampling, stop=stop, raw=raw)
-        text = "".join(stream)
-        return stream.reply(text)
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels what is running and ends the engine's threads; it can be called twice."""
+        with self._lock:
+            self._closed, scheduler, self._scheduler = True, self._scheduler, None
+        if scheduler is not None:
+            scheduler.close()
+        self.packs.close()
+
+    def generate(self, prompt: Text, **settings: Any) -> Reply:
+        """The whole answer to a prompt (one user turn) or to a list of chat messages; settings as in `stream`."""
+        stream = self.stream(prompt, **settings)
+        return stream.reply("".join(stream))
 
     def stream(
         self,
-        prompt: str | Sequence[Message],
+        prompt: Text,
         *,
         pack: str = "auto",
         max_tokens: int = 256,
         sampling: Sampling | None = None,
         stop: Sequence[str] = (),
         raw: bool = False,
+        timeout: float | None = None,
     ) -> Stream:
-        """The same as an iterator of text pieces, each valid UTF-8; `.reply(text)` afterwards gives the figures."""
+        """An answer as an iterator of text pieces, each valid UTF-8; `.reply(text)` afterwards gives the figures.
+
+        Args:
+          pack: `none`, ids joined by commas, or `auto`, which leaves the choice to the router.
+          stop: texts that end the answer before they appear.
+          raw: take the prompt as it is, without the chat template.
+          timeout: seconds after which the answer ends with what there is, `finish` "deadline".
+
+        Raises InputError for a prompt that is empty or too long and for packs that are not there, FailureError where
+        too many requests wait. What a named pack has wrong is raised while iterating.
+        """
+        events: queue.SimpleQueue = queue.SimpleQueue()
+        request = self.request(
+            self.read(prompt, raw=raw), events.put, pack=pack, max_tokens=max_tokens, sampling=sampling, timeout=timeout
+        )
+        return Stream(self, request, tuple(stop), events)
+
+    async def agenerate(self, prompt: Text, **settings: Any) -> Reply:
+        """`generate` for an event loop."""
+        stream = self.astream(prompt, **settings)
+        text = "".join([piece async for piece in stream])
+        return stream.reply(text)
+
+    def astream(
+        self,
+        prompt: Text,
+        *,
+        pack: str = "auto",
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        stop: Sequence[str] = (),
+        raw: bool = False,
+        timeout: float | None = None,
+    ) -> AsyncStream:
+        """`stream` for `async for`; call it in a running event loop."""
+        events: asyncio.Queue = asyncio.Queue()
+        deliver = into_loop(asyncio.get_running_loop(), events)
+        request = self.request(
+            self.read(prompt, raw=raw), deliver, pack=pack, max_tokens=max_tokens, sampling=sampling, timeout=timeout
+        )
+        return AsyncStream(self, request, tuple(stop), events)
+
+    def request(
+        self,
+        prompt: Prompt,
+        deliver: Any,
+        *,
+        pack: str = "auto",
+        max_tokens: int = 256,
+        sampling: Sampling | None = None,
+        timeout: float | None = None,
+        ends: frozenset[int] | None = None,
+        scores_only: bool = False,
+        drafts: bool = True,
+    ) -> Request:
+        """Begins a request whose tokens go to `deliver`, see `Request`. `ends` are the ids that close an answer, the
+        base's own if not given."""
         if max_tokens < 1:
             raise InputError(f"max_tokens is {max_tokens}; it must be at least 1")
-        read = self.read(prompt, raw=raw)
-        most = min(max_tokens, self.context - len(read.ids) + 1)
-        selection = None if self.routes(pack) else self.select(pack)
-        return Stream(self, selection, read, most, sampling or Sampling(), tuple(stop))
+        self.check_length(prompt)
+        packs = None if self.routes(pack) else self.packs.check(pack_ids(pack))
+        self.packs.prefetch(self.predictor.likely(self.sizing.slots) if packs is None else packs)
+        request = Request(
+            prompt=prompt,
+            packs=packs,
+            max_tokens=min(max_tokens, self.context - len(prompt.ids) + 1),
+            sampling=sampling or Sampling(),
+            ends=self.base.tokenizer.eos_ids if ends is None else ends,
+            deliver=deliver,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            scores_only=scores_only,
+            drafts=drafts,
+        )
+        self.scheduler.submit(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        if self._scheduler is not None:
+            self._scheduler.cancel(request)
+
+    @property
+    def routing(self) -> Routing | None:
+        """The router beside the packs; None, and a note, where there is none or it cannot be used."""
+        return self.router.routing
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The engine's thread, started with the first request."""
+        with self._lock:
+            if self._closed:
+                raise InputError("the engine is closed; load another")
+            if self._scheduler is None:
+                device = Device(self.base.params, self.programs)
+                self._scheduler = Scheduler(
+                    device,
+                    self.packs,
+                    route=self._route,
+                    note=self.notes.append,
+                    gate_rule=self.gate_rule,
+                    slots=self.sizing.slots,
+                    most_waiting=self._most_waiting,
+                    drafts=self._drafts,
+                )
+            return self._scheduler
+
+    def warm_up(self, progress: Any = lambda name: None) -> None:
+        """Compiles every program that a request may need; afterwards nothing compiles. `progress(name)`."""
+        for name in self.programs.warm_up(self.sizing.slots, drafts=self._drafts):
+            progress(name)
+        if self.routes("auto"):
+            self.router.warm_up(self.programs.empty_pool())
+        if self.sizing.slots:
+            self.packs.form.warm_up()
+        self.scheduler.wake()  # which makes the caches
 
     def take_notes(self) -> list[str]:
         """What a user should hear of since the last call, a line each."""
-        notes, self.notes = self.notes, []
+        notes = list(self.notes)
+        del self.notes[: len(notes)]
         return notes
 
     def routes(self, pack: str) -> bool:
         """Whether the router is to choose: `pack` is `auto`, and there is one."""
-        return pack == "auto" and self.routing is not None
+        return pack == "auto" and self.router.routing is not None
 
     def select(self, pack: str) -> Selection:
         """The packs that `pack` names. Raises InputError for one that is not there or does not fit the base."""
-        ids = () if pack in ("none", "auto") else tuple(dict.fromkeys(name.strip() for name in pack.split(",")))
+        ids = self.packs.check(pack_ids(pack))
         gates = gates_for([None] * len(ids), self.gate_rule)
         route = [RouteItem(pack_id, gate, score=None) for pack_id, gate in zip(ids, gates, strict=True)]
-        return Selection(route, mix_of(self.packs.use(ids), gates), self.programs(len(ids)))
-
-    @cached_property
-    def routing(self) -> Routing | None:
-        """The router beside the packs; None, and a note, where there is none or it cannot be used."""
-        if not self.packs.ids():
-            return None
-        try:
-            found = Routing.load(self.base, self.packs)
-        except InputError as error:
-            self.notes.append(f"the base answers alone, without packs: {error}")
-            return None
-        if found is None:
-            self.notes.append(f"no router in {self.packs.directory}: the base answers alone; run mbjax train router")
-            return None
-        self.notes += found.notes
-        return found
-
-    def routed(self, pooled: Pooled) -> Selection:
-        """The packs that the router chooses for one prompt; a damaged one is left out, with a gate of 0."""
-        assert self.routing is not None
-        return self.selection(self.routing.routes(pooled, rule=self.gate_rule)[0])
+        return Selection(route, mix_of(self.packs.use(ids), gates))
 
     def selection(self, route: list[RouteItem]) -> Selection:
         """The packs of a route, loaded. Where one cannot be used the base answers alone: half an answer's packs were
         never measured together."""
-        for item in route:
-            if reason := self.packs.unusable(item.pack):
-                self.notes.append(f"the base answers alone: {reason}")
-                route = [dataclasses.replace(item, gate=0.0) for item in route]
-                break
-        taking_part = used(route)
-        packs = self.packs.use(tuple(item.pack for item in taking_part))
-        return Selection(route, mix_of(packs, [item.gate for item in taking_part]), self.programs(len(taking_part)))
+        try:
+            packs = self.packs.use([item.pack for item in used(route)])
+        except InputError as error:
+            self.notes.append(f"the base answers alone: {error}")
+            route, packs = [dataclasses.replace(item, gate=0.0) for item in route], ()
+        return Selection(route, mix_of(packs, [item.gate for item in used(route)]))
 
-    def understand(self, prompt: Prompt) -> Understood:
-        """A prompt as far as the tap: what the router reads, and what the second phase goes on from."""
-        understanding = self.programs(0).understanding
-        return understanding.run(self.base.params, self._take_layers(), [prompt.ids], [prompt.weights])
+    def scores(self, prompt: Prompt) -> dict[str, float]:
+        """The router's score of every pack that has a key."""
+        events: queue.SimpleQueue = queue.SimpleQueue()
+        request = self.request(prompt, events.put, max_tokens=1, scores_only=True)
+        if (end := events.get()).error is not None:
+            raise end.error
+        return request.scores
 
-    def programs(self, n_packs: int = 0) -> Programs:
-        """The programs for requests with so many packs."""
-        if n_packs and 0 not in self._programs:
-            self.programs(0)  # the one whose first phase the others share
-        if n_packs not in self._programs:
-            capacity = sum(chunk_sizes(self.context))  # the padding of the last chunk is written, too
-            self._programs[n_packs] = Programs(
-                self.base.params,
-                self.base.config,
-                (self.packs.slot_shapes(),) * n_packs,
-                batch=1,
-                capacity=capacity,
-                kv_dtype=self.kv_dtype,
-                understanding=self._programs[0].understanding if 0 in self._programs else None,
-            )
-        return self._programs[n_packs]
-
-    def read(self, prompt: str | Sequence[Message], *, raw: bool = False) -> Prompt:
+    def read(self, prompt: Text, *, raw: bool = False) -> Prompt:
         """A prompt as tokens. Raises InputError where it is empty or longer than the context."""
         found = read_prompt(self.base.tokenizer, prompt, raw=raw)
-        if len(found.ids) > self.context:
-            raise InputError(
-                f"the prompt has {len(found.ids)} tokens and the context {self.context}; shorten it or raise the"
-                f" context (--context, at most {self.base.config.max_context} with {self.base.name})"
-            )
+        self.check_length(found)
         return found
 
-    def encode(self, prompt: str | Sequence[Message], *, raw: bool = False) -> list[int]:
+    def check_length(self, prompt: Prompt) -> None:
+        if len(prompt.ids) > self.context - (self.lanes > 1):  # a lane keeps one position for rows that fill up
+            raise InputError(
+                f"the prompt has {len(prompt.ids)} tokens and the context {self.context}; shorten it or raise the"
+                f" context (--context, at most {self.base.config.max_context} with {self.base.name})"
+            )
+
+    def encode(self, prompt: Text, *, raw: bool = False) -> list[int]:
         """The token ids of `read`."""
         return self.read(prompt, raw=raw).ids
 
+    def account(self) -> Account:
+        """What this engine may come to hold, with every slot filled and the programs compiled so far."""
+        form = self.packs.form if self.sizing.slots else None
+        return sized(self.programs, form, self.sizing, self.router.bytes(), self._budget, self.context)
+
     def memory(self) -> Memory:
-        """Bytes by component: weights, packs loaded, router, KV caches, and the programs' largest temporary so far."""
-        used = list(self._programs.values())
-        components = {
-            "base": tree_bytes(self.base.params),
-            "packs": self.packs.loaded_bytes(),
-            "router": tree_bytes(self._router_arrays()),
-            "kv": sum(p.own_kv_bytes() for p in used) + (used[0].kv_bytes() - used[0].own_kv_bytes() if used else 0),
-            "temporaries": max((n for programs in used for n in programs.temporary_bytes().values()), default=0),
-        }
-        return Memory(components=components, peak=sum(components.values()), budget=None)
+        """Bytes by component: what is planned, the packs as they are now, and the most that this came to so far."""
+        components = self.account().components
+        packs = self.packs.memory()
+        components |= {name: packs.get(name, 0) for name in components.keys() & packs.keys()}
+        with self._lock:
+            self._peak = max(self._peak, sum(components.values()))
+            return Memory(components=components, peak=self._peak, budget=self._budget)
 
-    def _router_arrays(self) -> Any:
-        """Space and keys, where a request has asked for them."""
-        found: Routing | None = self.__dict__.get("routing")
-        return () if found is None else (found.space, [own.key for own in found.keys.values()])
+    def _route(self, pooled: Any) -> tuple[list[RouteItem], dict[str, float]]:
+        routing = self.router.routing
+        assert routing is not None
+        route, scores = routing.route(pooled, self.gate_rule)
+        self.predictor.saw(tuple(item.pack for item in route))
+        return route, scores
 
-    def take_cache(self, programs: Programs, layers: Any = None) -> Cache:
-        """An empty cache; the buffers of the last request are used again. `layers` are those of the base, where its
-        understanding layers have taken in the prompt already."""
-        rest = self._free.pop(programs, None) or programs.new_rest()
-        length = jnp.asarray(np.zeros(rest.length.shape, np.int32))
-        return dataclasses.replace(joined(rest, layers or self._take_layers()), length=length)
 
-    def give_cache(self, programs: Programs, cache: Cache) -> None:
-        """Hands a cache back once its request has ended; one whose buffers an interrupted step took is dropped."""
-        if not any(leaf.is_deleted() for leaf in jax.tree.leaves(cache)):
-            self._free_layers, self._free[programs] = cache.layers, joined(cache, ())
-
-    def give_layers(self, layers: Any) -> None:
-        """Hands back what `understand` took, where nothing follows."""
-        self._free_layers = layers
-
-    def _take_layers(self) -> Any:
-        layers, self._free_layers = self._free_layers, None
-        return layers or self.programs(0).new_layers()
+def pack_ids(pack: str) -> tuple[str, ...]:
+    """The ids that `--pack` names; `auto` without a router is none."""
+    return () if pack in ("none", "auto") else tuple(dict.fromkeys(name.strip() for name in pack.split(",")))

@@ -1,7 +1,8 @@
 """The compiled programs of one engine and the memory each needs, from shapes alone, before any weight is read."""
 
 import dataclasses
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,14 +13,28 @@ import numpy as np
 from mbjax.core.base import Base
 from mbjax.core.cache import KV_DTYPES, Cache, init_cache
 from mbjax.core.config import ModelConfig
-from mbjax.core.decode import BUCKETS, choose, decode, prefill, prefill_fuse
+from mbjax.core.decode import (
+    BUCKETS,
+    Board,
+    choose,
+    decode,
+    fuse_chunk,
+    new_board,
+    prefill_chunk,
+    take_seat,
+    verify,
+)
 from mbjax.core.fused import Bundle
 from mbjax.core.pack import Mix, Pack
 from mbjax.core.quant import is_quantized
-from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.core.router import MAX_ACTIVE, Pooled, empty_pool, understand_chunk
+from mbjax.core.sampling import Sampling
 from mbjax.core.slots import Slot
-from mbjax.engine.understanding import Understanding, joined
 from mbjax.errors import InputError
+from mbjax.kernels.layers import MOST_PACKS
+
+MOST_LANES = 16  # rows of a step whose bits do not depend on how many there are
+DRAFT = 7  # tokens of a draft; with the one before them they are one step of 8 rows
 
 
 def shapes_of(tree: Any) -> Any:
@@ -44,113 +59,227 @@ def kv_dtype_of(params: Base, asked: str = "auto") -> str:
     return "bfloat16" if is_quantized(params.embed) else str(params.embed.dtype)
 
 
-class Programs:
-    """Prefill per bucket, the first choice of a token, and decoding, for a fixed batch and cache capacity.
+def prefill_sizes(lanes: int) -> tuple[int, ...]:
+    """The chunks that prompts are taken in by: short ones where other lanes wait for their next token meanwhile."""
+    return BUCKETS if lanes == 1 else BUCKETS[:-1]
 
-    Each is compiled when it is first asked for and kept; nothing that a prompt or a sampling setting can hold
-    compiles another. `params` and `packs`, those that take part, may be arrays or shapes.
+
+class Programs:
+    """Prefill by chunks, the choice of a token, and steps, over a cache of `lanes` lanes of `capacity` positions.
+
+    Each is compiled when it is first asked for and kept; nothing that a prompt, a pack or a sampling setting can hold
+    compiles another. `params` and `pack`, the form that every pack comes in, may be arrays or shapes. Rows of a call
+    stand for lanes by their seats; packs are counted, not named.
     """
 
     def __init__(
-        self,
-        params: Base,
-        config: ModelConfig,
-        packs: tuple[Pack | Slot, ...] = (),
-        *,
-        batch: int,
-        capacity: int,
-        kv_dtype: str,
-        understanding: Understanding | None = None,
+        self, params: Base, config: ModelConfig, pack: Any = None, *, lanes: int, capacity: int, kv_dtype: str
     ) -> None:
-        """`understanding` is that of other programs for the same base, batch and capacity, to be shared."""
-        self.config, self.batch, self.capacity, self.kv_dtype = config, batch, capacity, kv_dtype
-        self._params = shapes_of(params)
-        self._mix = Mix(shapes_of(packs), _floats(batch, len(packs)))
-        self._experts = tuple(_expert_config(pack) for pack in packs)
+        self.config, self.lanes, self.capacity, self.kv_dtype = config, lanes, capacity, kv_dtype
+        self._params, self._pack = shapes_of(params), shapes_of(pack)
+        self.expert = None if pack is None else _expert_config(pack)
         self._stacked = isinstance(params.layers, Bundle)
-        self.new_cache = partial(init_cache, config, batch, capacity, kv_dtype, self._experts, self._stacked)
-        self._cache = jax.eval_shape(self.new_cache)
-        self.understanding = understanding or Understanding(params, config, self._cache)
-        self.rereads = any(_reads_from_start(pack, config.tap) for pack in packs)
-        self._lanes = jax.eval_shape(lambda: lanes_of([(Sampling(), [])] * batch, config.vocab_size))
-        self._ints = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        self.rereads = pack is not None and _reads_from_start(pack, config.tap)
+        self._layers = jax.eval_shape(self.new_layers)
+        self._own = jax.eval_shape(self.new_expert)
+        self._tap = jax.eval_shape(self.new_tap)
+        self._board = jax.eval_shape(self.new_board)
+        self._lock = threading.RLock()
         self._compiled: dict[str, jax.stages.Compiled] = {}
         self._temporaries: dict[str, int] = {}
-
-    def prefill(self, size: int) -> Callable[..., tuple[jax.Array, Cache]]:
-        """(params, mix, cache, tokens [B, size], n_valid [B]) -> (h [B, D], cache); the cache is donated.
-
-        Always in the two phases that routing parts, so that how the packs were chosen changes no bit.
-        """
-        if self.rereads:
-            return self.whole(size)
-        first, second, no_pool = self.understanding.program(size), self.fuse(size), self.understanding.empty_pool()
-        no_weights = jnp.asarray(np.zeros((self.batch, size), np.float32))
-
-        def run(params: Base, mix: Mix, cache: Cache, tokens: jax.Array, n_valid: jax.Array) -> Any:
-            h, layers, _, _ = first(params, cache.layers, cache.length, tokens, no_weights, n_valid, no_pool)
-            return second(params, mix, joined(cache, layers), h, n_valid)
-
-        return run
-
-    def fuse(self, size: int) -> jax.stages.Compiled:
-        """(params, mix, cache, h [B, size, D], n_valid [B]) -> (h [B, D], cache); the cache is donated."""
-        h = self.understanding.tap_shape(size)
-        return self._program(f"fuse_{size}", prefill_fuse, (2,), self._params, self._mix, self._cache, h, self._ints)
-
-    def whole(self, size: int) -> jax.stages.Compiled:
-        """`prefill` in one program, for packs that have a part in the understanding layers."""
-        tokens = jax.ShapeDtypeStruct((self.batch, size), jnp.int32)
-        return self._program(f"prefill_{size}", prefill, (2,), self._params, self._mix, self._cache, tokens, self._ints)
-
-    def choose(self) -> jax.stages.Compiled:
-        """(params, h [B, D], lanes, position [B]) -> (token [B], lanes); the lanes are donated."""
-        h = jax.ShapeDtypeStruct((self.batch, self.config.d_model), self._params.embed.dtype)
-        return self._program("choose", choose, (2,), self._params, h, self._lanes, self._ints)
-
-    def decode(self) -> jax.stages.Compiled:
-        """(params, mix, cache, token [B], lanes) -> (token, cache, lanes); cache and lanes are donated."""
-        return self._program("decode", decode, (2, 4), self._params, self._mix, self._cache, self._ints, self._lanes)
+        self._taps: dict[str, Any] = {}
 
     def new_layers(self) -> Any:
-        """The base's layers of an empty cache."""
-        return init_cache(self.config, self.batch, self.capacity, self.kv_dtype, (), self._stacked).layers
+        """The base's part of an empty cache."""
+        return init_cache(self.config, self.lanes, self.capacity, self.kv_dtype, (), self._stacked).layers
 
-    def new_rest(self) -> Cache:
-        """An empty cache without them."""
+    def new_expert(self) -> Any:
+        """One pack's part of an empty cache; None where packs have no expert."""
+        if self.expert is None:
+            return None
+        return init_cache(self.expert, self.lanes, self.capacity, self.kv_dtype, (), self._stacked).layers
+
+    def new_tap(self) -> Any:
+        """The tap states that a cache keeps; None where packs have no expert."""
+        if self.expert is None:
+            return None
         shape = dataclasses.replace(self.config, n_layers=1, tap=0)
-        whole = init_cache(shape, self.batch, self.capacity, self.kv_dtype, self._experts, self._stacked)
-        return joined(whole, ())
+        return init_cache(shape, self.lanes, self.capacity, self.kv_dtype, (self.expert,), self._stacked).tap
 
-    def all(self) -> dict[str, jax.stages.Compiled]:
-        """Every program, compiled."""
-        for size in BUCKETS:
-            if size <= self.capacity:
-                self.prefill(size)
+    def new_board(self) -> Board:
+        return new_board([(Sampling(), [])] * self.lanes, self.config.vocab_size)
+
+    def empty_pool(self, rows: int = 1) -> Pooled:
+        """On the device without compiling or tracing anything."""
+        total, weight = np.zeros((rows, self.config.d_model), np.float32), np.zeros(rows, np.float32)
+        return Pooled(jax.device_put(total), jax.device_put(weight))
+
+    def understand(self, size: int, rows: int = 1) -> jax.stages.Compiled:
+        """(params, layers, start [B], seats [B], tokens [B, size], weights [B, size], pooled) -> (h [B, size, D], layers,
+        pooled): the understanding layers, once for every choice of packs; the layers are donated."""
+
+        def args() -> tuple[Any, ...]:
+            ints, pooled = _ints(rows), jax.eval_shape(partial(empty_pool, rows, self.config.d_model))
+            return self._params, self._layers, ints, ints, _ints(rows, size), _floats(rows, size), pooled
+
+        fn = partial(understand_chunk, config=self.config, lanes=self.lanes)
+        return self._program(_name("understand", size, rows), fn, (1,), args)
+
+    def fuse(self, size: int, n_packs: int, rows: int = 1) -> jax.stages.Compiled:
+        """(params, mix, cache, seats [B], h [B, size, D], n_valid [B], start [B]) -> (h [B, D], cache); the cache is
+        donated."""
+
+        def args() -> tuple[Any, ...]:
+            self.understand(size, rows)
+            h = self._taps[_name("understand", size, rows)]
+            return *self._state(n_packs, rows), h, _ints(rows), _ints(rows)
+
+        return self._program(_name(f"fuse{n_packs}", size, rows), self._seated(fuse_chunk), (2,), args)
+
+    def whole(self, size: int, n_packs: int, rows: int = 1) -> jax.stages.Compiled:
+        """(params, mix, cache, seats [B], tokens [B, size], n_valid [B], start [B]) -> (h [B, D], cache): both phases,
+        for packs that have a part in the understanding layers."""
+
+        def args() -> tuple[Any, ...]:
+            return *self._state(n_packs, rows), _ints(rows, size), _ints(rows), _ints(rows)
+
+        return self._program(_name(f"prefill{n_packs}", size, rows), self._seated(prefill_chunk), (2,), args)
+
+    def choose(self, rows: int = 1) -> jax.stages.Compiled:
+        """(params, h [B, D], cache without layers, board, live [B]) -> (token [B], board); the board is donated."""
+
+        def args() -> tuple[Any, ...]:
+            h = jax.ShapeDtypeStruct((rows, self.config.d_model), self._params.embed.dtype)
+            return self._params, h, Cache((), _ints(self.lanes), seats=_ints(rows)), self._board, _ints(rows)
+
+        return self._program(_name("choose", 1, rows), partial(choose, config=self.config), (3,), args)
+
+    def take_seat(self) -> jax.stages.Compiled:
+        """(length [N], board, seat [], n_prompt [], one) -> (length, board), see `core.decode.take_seat`; both are
+        donated."""
+
+        def args() -> tuple[Any, ...]:
+            one = jax.eval_shape(lambda: new_board([(Sampling(), [])], self.config.vocab_size).sampling)
+            return _ints(self.lanes), self._board, _ints(), _ints(), one
+
+        return self._program("take_seat", take_seat, (0, 1), args)
+
+    def decode(self, n_packs: int, rows: int = 1) -> jax.stages.Compiled:
+        """(params, mix, cache, seats [B], board, live [B]) -> (token [B], cache, board); cache and board are donated."""
+
+        def args() -> tuple[Any, ...]:
+            return *self._state(n_packs, rows), self._board, _ints(rows)
+
+        return self._program(_name(f"decode{n_packs}", 1, rows), self._seated(decode), (2, 4), args)
+
+    def verify(self, n_packs: int) -> jax.stages.Compiled:
+        """(params, mix, cache, seats [1], board, draft [1, DRAFT]) -> as `core.decode.verify`; cache and board are
+        donated."""
+
+        def args() -> tuple[Any, ...]:
+            return *self._state(n_packs, 1), self._board, _ints(1, DRAFT)
+
+        return self._program(f"verify{n_packs}", self._seated(verify), (2, 4), args)
+
+    def row_counts(self) -> list[int]:
+        """The numbers of rows that steps are compiled for."""
+        return [n for n in (1, 2, 4, 8, MOST_LANES) if n < self.lanes] + [self.lanes]
+
+    def pack_counts(self, rows: int, installed: int) -> list[int]:
+        """The numbers of packs that steps of so many rows are compiled for, where so many are installed."""
+        most = min(MAX_ACTIVE * rows, installed, MOST_PACKS)
+        if rows == 1 or self.expert is not None:
+            return list(range(most + 1))
+        return sorted({0, *(n for n in (2, 4) if n < most), most})
+
+    def warm_up(self, installed: int, *, drafts: bool = False) -> Iterator[str]:
+        """Compiles all that an engine of these lanes may ever run with so many packs; names each."""
+        sizes = [size for size in prefill_sizes(self.lanes) if size <= self.capacity]
+        self.new_expert()
+        for size in sizes:
+            self.understand(size)
+            yield f"prefill of {size}"
+            for n_packs in self.pack_counts(1, installed):
+                takes_all = self.rereads and n_packs > 0
+                (self.whole if takes_all else self.fuse)(size, n_packs)
+        self.take_seat()
         self.choose()
-        self.decode()
-        return {**self.understanding.compiled, **self._compiled}
+        for rows in self.row_counts():
+            for n_packs in self.pack_counts(rows, installed):
+                yield f"steps of {rows} with {n_packs} packs"
+                self.decode(n_packs, rows)
+        for n_packs in self.pack_counts(1, installed) if drafts and self.capacity > DRAFT else ():
+            self.verify(n_packs)
+
+    def base_bytes(self) -> int:
+        return tree_bytes(self._params)
 
     def kv_bytes(self) -> int:
-        return tree_bytes(self._cache)
+        """Keys and values of the base, all lanes, and their lengths."""
+        return tree_bytes(self._layers) + 4 * self.lanes
 
-    def own_kv_bytes(self) -> int:
-        """Of the cache without the base's layers, which all programs of an engine share."""
-        return self.kv_bytes() - tree_bytes(self._cache.layers)
+    def expert_bytes(self) -> int:
+        """Keys and values of one pack's expert, all lanes."""
+        return tree_bytes(self._own)
+
+    def tap_bytes(self) -> int:
+        """Tap states: those a cache keeps for experts, and those of prompts between their two phases."""
+        width = self.config.d_model * jnp.dtype(self._params.embed.dtype).itemsize
+        return tree_bytes(self._tap) + self.lanes * self.capacity * width
+
+    def board_bytes(self) -> int:
+        return tree_bytes(self._board)
+
+    def pack_bytes(self) -> int:
+        """One pack on the device."""
+        return tree_bytes(self._pack)
 
     def temporary_bytes(self) -> dict[str, int]:
-        """Bytes that each program compiled so far allocates while it runs, by XLA's own analysis."""
-        for name, program in {**self.understanding.compiled, **self._compiled}.items():
+        """Bytes that each program compiled so far allocates while it runs, handlers' scratch among them, by XLA's own
+        analysis."""
+        for name, program in list(self._compiled.items()):
             if name not in self._temporaries:  # the analysis takes 30 ms, and every answer reports memory
-                self._temporaries[name] = _temporaries(program)
+                analysis = program.memory_analysis()
+                self._temporaries[name] = 0 if analysis is None else int(analysis.temp_size_in_bytes)
         return dict(self._temporaries)
 
-    def _program(self, name: str, fn: Any, donated: tuple[int, ...], *args: Any) -> jax.stages.Compiled:
-        if name not in self._compiled:
-            bound = partial(fn, config=self.config)
-            bound.__name__ = name  # pyright: ignore[reportAttributeAccessIssue] - the name that profiles show
-            self._compiled[name] = jax.jit(bound, donate_argnums=donated).lower(*args).compile()
-        return self._compiled[name]
+    def most_temporary_bytes(self) -> int:
+        """What may be alive at once: one prefill, and two steps of which one waits behind the other."""
+        found = self.temporary_bytes()
+        steps = {name: size for name, size in found.items() if name.startswith(("decode", "verify", "choose"))}
+        rest = [size for name, size in found.items() if name not in steps]
+        return max(rest, default=0) + 2 * max(steps.values(), default=0)
+
+    def _state(self, n_packs: int, rows: int) -> tuple[Any, ...]:
+        """What every step takes: params, mix, cache and seats, as shapes."""
+        mix = Mix((self._pack,) * n_packs, _floats(rows, n_packs))
+        return self._params, mix, Cache(self._layers, _ints(self.lanes), (self._own,) * n_packs, self._tap), _ints(rows)
+
+    def _seated(self, step: Any) -> Any:
+        """A step whose seats are an argument of their own: the cache is donated, and they are used again."""
+
+        def seated(params: Base, mix: Mix, cache: Cache, seats: jax.Array, *rest: Any) -> Any:
+            found = step(params, mix, dataclasses.replace(cache, seats=seats), *rest, config=self.config)
+            return tuple(dataclasses.replace(x, seats=None) if isinstance(x, Cache) else x for x in found)
+
+        return seated
+
+    def _program(
+        self, name: str, fn: Any, donated: tuple[int, ...], args: Callable[[], tuple[Any, ...]]
+    ) -> jax.stages.Compiled:
+        with self._lock:  # warming up and requests may ask for the same one
+            if name not in self._compiled:
+                bound = partial(fn)
+                bound.__name__ = name  # pyright: ignore[reportAttributeAccessIssue] - the name that profiles show
+                lowered = jax.jit(bound, donate_argnums=donated).lower(*args())
+                if name.startswith("understand"):
+                    self._taps[name] = lowered.out_info[0]
+                self._compiled[name] = lowered.compile()
+            return self._compiled[name]
+
+
+def _name(kind: str, size: int, rows: int) -> str:
+    return kind + (f"_{size}" if size > 1 else "") + (f"_x{rows}" if rows > 1 else "")
 
 
 def _reads_from_start(pack: Pack | Slot, tap: int) -> bool:
@@ -166,10 +295,9 @@ def _expert_config(pack: Pack | Slot) -> ModelConfig | None:
     return pack.expert.config if pack.expert is not None else None
 
 
+def _ints(*shape: int) -> Any:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
 def _floats(*shape: int) -> Any:
     return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _temporaries(program: jax.stages.Compiled) -> int:
-    analysis = program.memory_analysis()
-    return 0 if analysis is None else int(analysis.temp_size_in_bytes)

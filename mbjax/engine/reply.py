@@ -41,7 +41,8 @@ class Reply:
     route: list[RouteItem]
     timing: Timing
     memory: Memory
+    finish: str = "stop"  # stop, length, cancelled or deadline
 
     def to_json(self) -> dict[str, Any]:
         """The `generate` document of the command line."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "finish"}

@@ -3,8 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mbjax.core.decode import chunk_sizes
+import jax.numpy as jnp
+import numpy as np
+
+from mbjax.core.decode import BUCKETS, chunk_sizes
 from mbjax.engine.batch import LANES, alike, padded_capacity
+from mbjax.engine.device import Device, chunks_of
 from mbjax.engine.programs import Programs
 from mbjax.engine.reply import RouteItem
 
@@ -18,18 +22,19 @@ def route_all(
 ) -> list[list[RouteItem]]:
     """The route of each prompt; without a router the base's own, which is empty. `progress(done, total)`."""
     routes: list[list[RouteItem]] = [[] for _ in prompts]
-    if engine.routing is None or not prompts:
+    routing = engine.routing
+    if routing is None or not prompts:
         return routes
     capacity = padded_capacity(max(sum(chunk_sizes(len(prompt.ids))) for prompt in prompts))
     base = engine.base
-    programs = Programs(base.params, base.config, batch=LANES, capacity=capacity, kv_dtype=engine.kv_dtype)
-    layers, done = programs.new_layers(), 0
+    programs = Programs(base.params, base.config, lanes=LANES, capacity=capacity, kv_dtype=engine.kv_dtype)
+    device, seats, done = Device(base.params, programs), jnp.asarray(np.arange(LANES, dtype=np.int32)), 0
     for members in alike([prompt.ids for prompt in prompts]):
         lanes = [prompts[members[min(lane, len(members) - 1)]] for lane in range(LANES)]
-        ids, weights = [lane.ids for lane in lanes], [lane.weights for lane in lanes]
-        found = programs.understanding.run(base.params, layers, ids, weights)
-        layers = found.layers
-        for i, route in zip(members, engine.routing.routes(found.pooled, engine.gate_rule), strict=False):
+        pooled = programs.empty_pool(LANES)
+        for chunk in chunks_of([lane.ids for lane in lanes], BUCKETS, [lane.weights for lane in lanes]):
+            pooled = device.understand(seats, chunk, pooled)[1]
+        for i, route in zip(members, routing.routes(pooled, engine.gate_rule), strict=False):
             routes[i] = route
         done += len(members)
         if progress is not None:

@@ -3,17 +3,16 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mbjax.core.cache import Cache
 from mbjax.core.pack import Mix
 from mbjax.core.router import GATE_RULE, Key, Pooled, Space, choose_packs, gates_for, score_pooled
+from mbjax.engine.pack_form import stamp_of
+from mbjax.engine.programs import tree_bytes
 from mbjax.engine.reply import RouteItem
-from mbjax.engine.understanding import Understood
 from mbjax.errors import InputError, MbjaxError
 from mbjax.io.load import LoadedBase
 from mbjax.io.pack_dir import read_pack
@@ -21,9 +20,7 @@ from mbjax.io.route_key import key_from
 from mbjax.io.router_dir import ROUTER, load_router
 
 if TYPE_CHECKING:
-    from mbjax.engine.engine import Engine, Selection
-    from mbjax.engine.pack_slots import PackSlots
-    from mbjax.io.prompt import Prompt
+    from mbjax.engine.pack_store import PackStore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +32,12 @@ class PackKey:
 class Routing:
     """Scores every pack that has a key for this router. `notes` say in one line each what cannot be used."""
 
-    def __init__(self, space: Space, keys: dict[str, PackKey], notes: list[str]) -> None:
-        self.space, self.keys, self.notes = space, keys, notes
+    def __init__(self, space: Space, keys: dict[str, PackKey], notes: list[str], background_digest: str) -> None:
+        self.space, self.keys, self.notes, self._background = space, keys, notes, background_digest
+        self._read: dict[str, object] = {}
 
     @classmethod
-    def load(cls, base: LoadedBase, packs: "PackSlots") -> "Routing | None":
+    def load(cls, base: LoadedBase, packs: "PackStore") -> "Routing | None":
         """The router that lies among the packs, with their keys; None where there is none.
 
         Raises InputError where it is damaged or belongs to another base.
@@ -47,14 +45,24 @@ class Routing:
         if packs.directory is None or not (packs.directory / ROUTER).is_dir():
             return None
         router = load_router(packs.directory / ROUTER, base)
-        space = Space(jnp.asarray(router.mean), jnp.asarray(router.whitening))
-        keys, notes = {}, []
-        for pack_id, path in sorted(packs.paths.items()):
+        space = Space(jax.device_put(router.mean), jax.device_put(router.whitening))
+        found = cls(space, {}, [], router.background_digest)
+        found.read_keys(packs.paths)
+        return found
+
+    def read_keys(self, paths: dict[str, Path]) -> None:
+        """Takes in the keys of packs that are new or were changed, and forgets those that are gone."""
+        keys = {pack: own for pack, own in self.keys.items() if pack in paths}
+        for pack, path in sorted(paths.items()):
+            if self._read.get(pack) == (stamp := stamp_of(path)):
+                continue
+            self._read[pack] = stamp
+            keys.pop(pack, None)
             try:
-                keys[pack_id] = _read_key(path, router.background_digest, router.whitening.shape[0])
+                keys[pack] = _read_key(path, self._background, self.space.whitening.shape[0])
             except MbjaxError as error:
-                notes.append(f"{pack_id} is never chosen: {error}")
-        return cls(space, keys, notes)
+                self.notes.append(f"{pack} is never chosen: {error}")
+        self.keys = dict(sorted(keys.items()))
 
     def scores(self, pooled: Pooled) -> dict[str, float]:
         """Calibrated probabilities by pack, of one lane, pack by pack with one program: not even a last bit depends
@@ -63,17 +71,71 @@ class Routing:
             pack: float(np.asarray(score_pooled(self.space, own.key, pooled))[0]) for pack, own in self.keys.items()
         }
 
+    def route(self, pooled: Pooled, rule: str = GATE_RULE) -> tuple[list[RouteItem], dict[str, float]]:
+        """What one lane calls for, and the scores."""
+        scores = self.scores(pooled)
+        chosen = choose_packs(scores, {pack: own.threshold for pack, own in self.keys.items()})
+        gates = gates_for([scores[pack] for pack in chosen], rule)
+        return [RouteItem(pack, gate, scores[pack]) for pack, gate in zip(chosen, gates, strict=True)], scores
+
     def routes(self, pooled: Pooled, rule: str = GATE_RULE) -> list[list[RouteItem]]:
-        """What each lane calls for."""
-        thresholds = {pack: own.threshold for pack, own in self.keys.items()}
+        """What each of several lanes calls for."""
         total, weight = np.asarray(pooled.total), np.asarray(pooled.weight)
-        found = []
-        for lane in range(len(weight)):
-            scores = self.scores(Pooled(jnp.asarray(total[lane : lane + 1]), jnp.asarray(weight[lane : lane + 1])))
-            chosen = choose_packs(scores, thresholds)
-            gates = gates_for([scores[pack] for pack in chosen], rule)
-            found.append([RouteItem(pack, gate, scores[pack]) for pack, gate in zip(chosen, gates, strict=True)])
+        lanes = [slice(lane, lane + 1) for lane in range(len(weight))]
+        return [
+            self.route(Pooled(jax.device_put(total[lane]), jax.device_put(weight[lane])), rule)[0] for lane in lanes
+        ]
+
+
+class Router:
+    """The routing of a store: loaded when first asked for, and kept up with what is installed."""
+
+    def __init__(self, base: LoadedBase, packs: "PackStore", notes: list[str]) -> None:
+        self._base, self._packs, self._notes = base, packs, notes
+        self._routing: Routing | None = None
+        self._loaded, self._seen = False, None
+
+    @property
+    def routing(self) -> Routing | None:
+        """None, and a note, where there is no router beside the packs or it cannot be used."""
+        if not self._packs.ids():
+            return None
+        seen = dict(self._packs.paths)
+        if not self._loaded:
+            self._loaded, self._seen = True, seen
+            self._routing = self._load()
+        elif seen != self._seen and self._routing is not None:
+            self._seen = seen
+            self._routing.read_keys(seen)
+            self._tell(self._routing)
+        return self._routing
+
+    def bytes(self) -> int:
+        """Of space and keys, where a request has asked for them."""
+        found = self._routing
+        return 0 if found is None else tree_bytes((found.space, [own.key for own in found.keys.values()]))
+
+    def warm_up(self, pooled: Pooled) -> None:
+        """Compiles what scores a pack."""
+        if self.routing is not None:
+            jax.block_until_ready(self.routing.scores(pooled))
+
+    def _load(self) -> Routing | None:
+        directory = self._packs.directory
+        try:
+            found = Routing.load(self._base, self._packs)
+        except InputError as error:
+            self._notes.append(f"the base answers alone, without packs: {error}")
+            return None
+        if found is None:
+            self._notes.append(f"no router in {directory}: the base answers alone; run mbjax train router")
+            return None
+        self._tell(found)
         return found
+
+    def _tell(self, routing: Routing) -> None:
+        self._notes += routing.notes
+        routing.notes = []
 
 
 def _read_key(path: Path, background_digest: str, width: int) -> PackKey:
@@ -85,37 +147,11 @@ def _read_key(path: Path, background_digest: str, width: int) -> PackKey:
     return PackKey(key_from(stored.route.tensors, width, path), stored.route.threshold)
 
 
-def take_in(engine: "Engine", prompt: "Prompt") -> tuple["Selection", jax.Array, Cache]:
-    """Prefill of a prompt whose packs the router chooses in between: what it chose, the last token's hidden state
-    [1, D] and the cache. Nothing selected: the base's own programs, and no pack among their arguments."""
-    understood = engine.understand(prompt)
-    selection = engine.routed(understood.pooled)
-    programs, params = selection.programs, engine.base.params
-    cache = engine.take_cache(programs, understood.layers)
-    if programs.rereads:
-        from mbjax.engine.stream import prefill_prompt
-
-        return selection, *prefill_prompt(programs, params, selection.mix, cache, prompt.ids)
-    return selection, *fuse_prompt(engine, selection, cache, understood)
-
-
-def fuse_prompt(
-    engine: "Engine", selection: "Selection", cache: Cache, understood: Understood
-) -> tuple[jax.Array, Cache]:
-    """The second phase over all chunks."""
-    h = None
-    for chunk in understood.chunks:
-        program = selection.programs.fuse(chunk.h.shape[1])
-        h, cache = program(engine.base.params, selection.mix, cache, chunk.h, chunk.n_valid)
-    assert h is not None
-    return h, cache
-
-
 def used(route: Sequence[RouteItem]) -> list[RouteItem]:
     """The packs of a route that take part: one that could not be loaded has a gate of 0."""
     return [item for item in route if item.gate > 0]
 
 
-def mix_of(packs: tuple, gates: Sequence[float], n_lanes: int = 1) -> Mix:
+def mix_of(packs: Any, gates: Sequence[float], n_lanes: int = 1) -> Mix:
     """The same packs and gates for every lane."""
-    return Mix(packs, jnp.asarray(np.tile(np.asarray(gates, np.float32), (n_lanes, 1))))
+    return Mix(tuple(packs), jax.device_put(np.tile(np.asarray(gates, np.float32), (n_lanes, 1))))

@@ -1,48 +1,74 @@
-"""One request in progress: from its prompt to pieces of text."""
+"""An answer as it comes: tokens from the engine's thread become text where the caller reads it."""
 
-import time
-from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from mbjax.core.base import Base
-from mbjax.core.cache import Cache
-from mbjax.core.decode import chunk_sizes
-from mbjax.core.pack import Mix
-from mbjax.core.sampling import Sampling, lanes_of
-from mbjax.engine.programs import Programs
-from mbjax.engine.reply import Reply, RouteItem, Timing
-from mbjax.engine.routing import take_in
+from mbjax.engine.reply import Memory, Reply, RouteItem, Timing
+from mbjax.engine.request import End, Request
 from mbjax.engine.stop import StopScanner
-from mbjax.io.prompt import Prompt
 from mbjax.io.tokenizer import Detokenizer
 
 if TYPE_CHECKING:
-    from mbjax.engine.engine import Engine, Selection
+    from mbjax.engine.engine import Engine
 
 
-class Stream:
-    """One request in progress: iterate for text; `tokens` holds the ids so far."""
+class Answer:
+    """What both kinds of stream know: the request, and the text so far. `tokens` holds the ids that were read."""
 
-    def __init__(
-        self,
-        engine: "Engine",
-        selection: "Selection | None",
-        prompt: Prompt,
-        max_tokens: int,
-        sampling: Sampling,
-        stop: tuple[str, ...],
-    ) -> None:
-        """`selection` None leaves the choice to the engine's router."""
-        self._engine, self._selection, self._max_tokens = engine, selection, max_tokens
-        self._prompt, self.prompt = prompt, prompt.ids
-        self._sampling, self._stop = sampling, stop
+    def __init__(self, engine: "Engine", request: Request, stop: tuple[str, ...]) -> None:
+        self._engine, self.request = engine, request
+        self._detokenizer, self._scanner = Detokenizer(engine.base.tokenizer), StopScanner(stop)
         self.tokens: list[int] = []
-        self._pieces = self._run()
-        self._marks: dict[str, float] = {}
+        self.finish: str | None = None  # stop, length, cancelled or deadline, once it has ended
+
+    @property
+    def route(self) -> list[RouteItem]:
+        """The packs in use; known once the first piece has come."""
+        return self.request.route or []
+
+    def cancel(self) -> None:
+        """Ends the answer here; its place in the batch is free at once."""
+        if self.finish is None:
+            self.finish = "cancelled"
+            self._engine.cancel(self.request)
+
+    def reply(self, text: str) -> Reply:
+        """The finished answer; call it once the iteration has ended."""
+        marks, n_prompt = self.request.marks, len(self.request.prompt.ids)
+        timing = None
+        if "first" in marks:
+            start, first, end = (marks[name] for name in ("start", "first", "end"))
+            later = len(self.request.tokens) - 1
+            speed = later / (end - first) if later > 0 and end > first else None
+            timing = Timing(ttft_s=first - start, prefill_tok_s=n_prompt / (first - start), decode_tok_s=speed)
+        memory: Memory = self._engine.memory()
+        finish = self.finish or "cancelled"
+        return Reply(text, list(self.tokens), n_prompt, self.route, timing or Timing(0.0, 0.0, None), memory, finish)
+
+    def take(self, event: int | End) -> str:
+        """The text that an event adds. Raises what made the request fail."""
+        if isinstance(event, End):
+            if event.error is not None:
+                self.finish = "failed"
+                raise event.error
+            self.finish = self.finish or event.reason
+            return self._scanner.push(self._detokenizer.flush()) + self._scanner.flush()
+        self.tokens.append(event)
+        piece = self._scanner.push(self._detokenizer.push(event))
+        if self._scanner.stopped:
+            self.cancel()
+            self.finish = "stop"
+        return piece
+
+
+class Stream(Answer):
+    """One request in progress: iterate for pieces of text."""
+
+    def __init__(self, engine: "Engine", request: Request, stop: tuple[str, ...], events: "queue.SimpleQueue") -> None:
+        super().__init__(engine, request, stop)
+        self._pieces = self._run(events)
 
     def __iter__(self) -> Iterator[str]:
         return self._pieces
@@ -51,83 +77,43 @@ class Stream:
         return next(self._pieces)
 
     def close(self) -> None:
-        """Ends the answer here; the engine can then take the next request."""
+        """Ends the answer here."""
+        self.cancel()
         self._pieces.close()
 
-    @property
-    def route(self) -> list[RouteItem]:
-        """The packs in use; known once the first piece has come."""
-        return self._selection.route if self._selection is not None else []
-
-    def reply(self, text: str) -> Reply:
-        """The finished answer; call it once the iteration has ended."""
-        start, first, end = (self._marks[name] for name in ("start", "first", "end"))
-        later = len(self.tokens) - 1
-        timing = Timing(
-            ttft_s=first - start,
-            prefill_tok_s=len(self.prompt) / (first - start),
-            decode_tok_s=later / (end - first) if later > 0 else None,
-        )
-        return Reply(text, list(self.tokens), len(self.prompt), self.route, timing, self._engine.memory())
-
-    def _run(self) -> Generator[str]:
-        detokenizer, scanner = Detokenizer(self._engine.base.tokenizer), StopScanner(self._stop)
-        for token in self._ids():
-            piece = scanner.push(detokenizer.push(token))
-            if piece:
-                yield piece
-            if scanner.stopped:
-                return
-        rest = scanner.push(detokenizer.flush()) + scanner.flush()
-        if rest:
-            yield rest
-
-    def _ids(self) -> Iterator[int]:
-        """Token ids up to the end of turn, which is left out. The next step runs while a token is being handled."""
-        engine, ends, params = self._engine, self._engine.base.tokenizer.eos_ids, self._engine.base.params
-        lanes = lanes_of([(self._sampling, self.prompt)], engine.base.config.vocab_size)
-        self._marks["start"] = time.perf_counter()
-        selection, h, cache = self._take_in()
-        programs, mix = selection.programs, selection.mix
+    def _run(self, events: "queue.SimpleQueue") -> Generator[str]:
         try:
-            token, lanes = programs.choose()(params, h, lanes, cache.length)
-            decode = programs.decode()  # loaded, or compiled, while the device takes in the prompt
-            while True:
-                done = len(self.tokens) + 1 >= self._max_tokens
-                following, cache, lanes = (token, cache, lanes) if done else decode(params, mix, cache, token, lanes)
-                current = int(np.asarray(token)[0])  # token[0] would be a program, queued behind the step just begun
-                self._marks["end"] = time.perf_counter()
-                self._marks.setdefault("first", self._marks["end"])
-                if current in ends:
-                    return
-                self.tokens.append(current)
-                yield current
-                if done:
-                    return
-                token = following
+            while self.finish is None:
+                if piece := self.take(events.get()):
+                    yield piece
         finally:
-            engine.give_cache(programs, cache)
-
-    def _take_in(self) -> "tuple[Selection, jax.Array, Cache]":
-        if self._selection is None:
-            self._selection, h, cache = take_in(self._engine, self._prompt)
-            return self._selection, h, cache
-        programs, mix = self._selection.programs, self._selection.mix
-        cache = self._engine.take_cache(programs)
-        return self._selection, *prefill_prompt(programs, self._engine.base.params, mix, cache, self.prompt)
+            self.cancel()
 
 
-def prefill_prompt(programs: Programs, params: Base, mix: Mix, cache: Cache, ids: list[int]) -> tuple[jax.Array, Cache]:
-    """Takes a prompt in, chunk by chunk. Returns the last token's hidden state [1, D] and the cache."""
-    at, h = 0, None
-    for size in chunk_sizes(len(ids)):
-        part = ids[at : at + size]
-        at += len(part)
-        tokens = np.zeros((1, size), np.int32)
-        tokens[0, : len(part)] = part
-        n_valid = jnp.asarray(np.asarray([len(part)], np.int32))
-        program = programs.prefill(size)
-        jax.block_until_ready(h)  # a program that waits in the queue holds its temporaries already
-        h, cache = program(params, mix, cache, jnp.asarray(tokens), n_valid)
-    assert h is not None
-    return h, cache
+class AsyncStream(Answer):
+    """The same for `async for`, in the event loop that asked for it."""
+
+    def __init__(self, engine: "Engine", request: Request, stop: tuple[str, ...], events: "asyncio.Queue") -> None:
+        super().__init__(engine, request, stop)
+        self._pieces = self._run(events)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self._pieces
+
+    async def _run(self, events: "asyncio.Queue") -> AsyncIterator[str]:
+        try:
+            while self.finish is None:
+                if piece := self.take(await events.get()):
+                    yield piece
+        finally:
+            self.cancel()
+
+
+def into_loop(loop: asyncio.AbstractEventLoop, events: "asyncio.Queue") -> Callable[[Any], None]:
+    """Delivers events from another thread; a loop that is closed has nobody left to read them."""
+
+    def deliver(event: Any) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    return deliver

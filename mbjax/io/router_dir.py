@@ -128,6 +128,12 @@ def load_router(path: Path, base: "LoadedBase", *, force_base: bool = False) -> 
     return router
 
 
+def router_bytes(path: Path) -> int:
+    """The most that a router at `path` takes in memory; 0 where there is none."""
+    file = path / TENSORS
+    return file.stat().st_size if file.is_file() else 0
+
+
 def _shapes(n: int, width: int, d_model: int) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     return {
         "mean": (np.dtype(np.float32), (d_model,)),

@@ -18,23 +18,28 @@ def attend(
     v: jax.Array,
     k_scales: jax.Array | None = None,
     v_scales: jax.Array | None = None,
+    seats: jax.Array | None = None,
 ) -> jax.Array:
     """Causal grouped-query attention of T new tokens per lane, reading no position that is not valid.
 
     q float32 [B, T, H, E], rotated, not scaled; lengths int32 [B], the positions before the T new ones; k and v
-    [B, K, S, E], float32, bfloat16 or int8 (then with float32 scales [B, K, S]), already holding the new positions.
+    [N, K, S, E], float32, bfloat16 or int8 (then with float32 scales [N, K, S]), already holding the new positions;
+    seats int32 [B]: which lane of the cache each lane is, all of them in order if not given.
     Returns float32 [B, T, H, E]. For up to 16 tokens a query's result does not depend on how many there are.
     """
     none = jnp.zeros((0,), jnp.float32)
-    operands = (q, lengths, k, v, none if k_scales is None else k_scales, none if v_scales is None else v_scales)
+    seats = jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
+    scales = (none, none) if k_scales is None or v_scales is None else (k_scales, v_scales)
+    operands = (q, lengths, seats, k, v, *scales)
 
     def compiled(*operands: jax.Array) -> jax.Array:
         scratch = attention_bytes(q.shape, k.shape)
         results = (jax.ShapeDtypeStruct(q.shape, jnp.float32), jax.ShapeDtypeStruct((scratch,), jnp.uint8))
         return jax.ffi.ffi_call("mbjax_attend", results, vmap_method="sequential")(*operands)[0]
 
-    def twin(q: jax.Array, lengths: jax.Array, k: jax.Array, v: jax.Array, *scales: jax.Array) -> jax.Array:
-        return twins.attend(q, lengths, k, v, *(scales if k_scales is not None else ()))
+    def twin(q: jax.Array, lengths: jax.Array, seats: jax.Array, *cache: jax.Array) -> jax.Array:
+        own = (part[seats] for part in cache[: 4 if k_scales is not None else 2])
+        return twins.attend(q, lengths, *own)
 
     if not compiled_for(q.shape):
         return twin(*operands)

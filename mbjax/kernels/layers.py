@@ -24,6 +24,7 @@ class Step(NamedTuple):
 
     h: jax.Array  # float32 [B, T, D]
     lengths: jax.Array  # int32 [B], positions before the T new ones
+    seats: jax.Array  # int32 [B], the lane of the cache that each lane is; no two the same
     cos: jax.Array  # float32 [B, T, E / 2], of their rotary angles
     sin: jax.Array
     gates: jax.Array  # float32 [B, T, P]
@@ -63,8 +64,8 @@ def decoder_layers(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The tokens through the layers; those of lane b stand at positions lengths[b] onwards.
 
-    weights: the bytes of a bundle (or a slot's floats); kv [L, 2, B, K, S, E], float32, bfloat16 or int8 with scales
-    float32 [L, 2, B, K, S], else [0]; slots: per pack the float32 array that its deltas lie in.
+    weights: the bytes of a bundle (or a slot's floats); kv [L, 2, N, K, S, E], float32, bfloat16 or int8 with scales
+    float32 [L, 2, N, K, S], else [0]; slots: per pack the float32 array that its deltas lie in.
     Returns the new h and the cache with the T positions written. Donate the cache: it is then updated in place.
     The caller keeps lengths + T <= S. For up to 16 tokens a row's bits do not depend on how many rows there are.
     """
@@ -77,9 +78,9 @@ def decoder_layers(
         jax.ShapeDtypeStruct(kv.shape, kv.dtype),
         jax.ShapeDtypeStruct(kv_scales.shape, kv_scales.dtype),
     )
-    call = jax.ffi.ffi_call("mbjax_layers", results, input_output_aliases={5: 2, 6: 3}, vmap_method="sequential")
+    call = jax.ffi.ffi_call("mbjax_layers", results, input_output_aliases={6: 2, 7: 3}, vmap_method="sequential")
     h, _, kv, kv_scales = call(
-        *step[:4],
+        *step[:5],
         weights,
         kv,
         kv_scales,

@@ -41,7 +41,7 @@ Weight weight_of(Check& check, const Buffer& values, const Buffer& scales, const
 KvType kv_type(Check& check, const Buffer& cache) {
   const ffi::DataType type = cache.element_type();
   check.that(type == ffi::F32 || type == ffi::BF16 || type == ffi::S8, "cache must be float32, bfloat16 or int8");
-  check.that(cache.dimensions().size() == 4, "cache must be [B, K, S, E]");
+  check.that(cache.dimensions().size() == 4, "cache must be [N, K, S, E]");
   return type == ffi::F32 ? KvType::kF32 : type == ffi::BF16 ? KvType::kBf16 : KvType::kInt8;
 }
 
@@ -49,7 +49,7 @@ void check_scales(Check& check, const Buffer& cache, const Buffer& scales) {
   const bool int8 = cache.element_type() == ffi::S8;
   check.that(scales.element_type() == ffi::F32, "cache scales must be float32");
   check.that(!int8 || static_cast<int64_t>(scales.element_count()) == dim(cache, 0) * dim(cache, 1) * dim(cache, 2),
-             "int8 cache needs scales [B, K, S]");
+             "int8 cache needs scales [N, K, S]");
 }
 
 float* scales_or_null(const Buffer& cache, const Buffer& scales) {
@@ -84,16 +84,17 @@ ffi::Error linear(ffi::ThreadPool pool, Buffer x, Buffer values, Buffer scales, 
 }
 
 // Attention over a cache that already holds the T new positions of each lane.
-ffi::Error attend(ffi::ThreadPool pool, Buffer q, Buffer lengths, Buffer k_cache, Buffer v_cache, Buffer k_scales,
-                  Buffer v_scales, Result out, Result scratch) {
+ffi::Error attend(ffi::ThreadPool pool, Buffer q, Buffer lengths, Buffer seats, Buffer k_cache, Buffer v_cache,
+                  Buffer k_scales, Buffer v_scales, Result out, Result scratch) {
   Check check;
   Attention a{};
   a.type = kv_type(check, k_cache);
   check.that(is(q, ffi::F32, 4) && is(*out, ffi::F32, 4), "q and out must be float32 [B, T, H, E]");
   a.lanes = dim(q, 0), a.tokens = dim(q, 1), a.heads = dim(q, 2), a.head_dim = dim(q, 3);
-  a.kv_heads = dim(k_cache, 1), a.positions = dim(k_cache, 2);
+  a.cached = dim(k_cache, 0), a.kv_heads = dim(k_cache, 1), a.positions = dim(k_cache, 2);
   check.that(is(lengths, ffi::S32, 1) && dim(lengths, 0) == a.lanes, "lengths must be int32 [B]");
-  check.that(dim(k_cache, 0) == a.lanes && dim(k_cache, 3) == a.head_dim && a.kv_heads > 0 &&
+  check.that(is(seats, ffi::S32, 1) && dim(seats, 0) == a.lanes, "seats must be int32 [B]");
+  check.that(a.lanes <= a.cached && dim(k_cache, 3) == a.head_dim && a.kv_heads > 0 &&
                  a.heads % a.kv_heads == 0 && a.tokens <= a.positions, "q does not fit the cache");
   check.that(k_cache.size_bytes() == v_cache.size_bytes() && k_cache.element_type() == v_cache.element_type(),
              "keys and values differ in shape or type");
@@ -107,6 +108,7 @@ ffi::Error attend(ffi::ThreadPool pool, Buffer q, Buffer lengths, Buffer k_cache
   if (!check.ok()) return check.error();
   a.q = static_cast<float*>(q.untyped_data()), a.out = static_cast<float*>(out->untyped_data());
   a.lengths = static_cast<const int32_t*>(lengths.untyped_data());
+  a.seats = static_cast<const int32_t*>(seats.untyped_data());
   a.k_cache = static_cast<char*>(k_cache.untyped_data()), a.v_cache = static_cast<char*>(v_cache.untyped_data());
   a.k_scales = scales_or_null(k_cache, k_scales), a.v_scales = scales_or_null(v_cache, v_scales);
   a.scale = 1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim));
@@ -152,6 +154,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_attend, mbjax::attend,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>());
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_zeros, mbjax::zeros, ffi::Ffi::Bind().Ret<ffi::AnyBuffer>());

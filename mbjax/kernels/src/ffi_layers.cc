@@ -66,9 +66,9 @@ Layer layer_of(Check& check, const Bundle& bundle, const int64_t* l, const Rows&
   return layer;
 }
 
-// Points layer `i` of the cache [L, 2, B, K, S, E] out to it.
+// Points layer `i` of the cache [L, 2, N, K, S, E] out to it.
 void give_cache(Layer& layer, int64_t i, const Rows& r, char* kv, float* scales) {
-  const int64_t heads = r.lanes * r.kv_heads * r.positions;
+  const int64_t heads = r.cached * r.kv_heads * r.positions;
   const int64_t bytes = heads * r.head_dim * (r.type == KvType::kF32 ? 4 : r.type == KvType::kBf16 ? 2 : 1);
   layer.k_cache = kv + 2 * i * bytes, layer.v_cache = layer.k_cache + bytes;
   layer.k_scales = scales ? scales + 2 * i * heads : nullptr;
@@ -93,27 +93,29 @@ void give_deltas(Check& check, Layer& layer, int64_t p, const Bundle& slot, cons
 
 using Ints = ffi::Span<const int64_t>;
 
-Rows rows_of(Check& check, const Buffer& h, const Buffer& lengths, const Buffer& cos, const Buffer& sin,
-             const Buffer& kv, const Buffer& kv_scales, const Buffer& gates, int64_t packs) {
+Rows rows_of(Check& check, const Buffer& h, const Buffer& lengths, const Buffer& seats, const Buffer& cos,
+             const Buffer& sin, const Buffer& kv, const Buffer& kv_scales, const Buffer& gates, int64_t packs) {
   Rows r{};
   const ffi::DataType type = kv.element_type();
   check.that(is(h, ffi::F32, 3), "h must be float32 [B, T, D]");
   check.that(type == ffi::F32 || type == ffi::BF16 || type == ffi::S8, "cache must be float32, bfloat16 or int8");
-  check.that(kv.dimensions().size() == 6 && dim(kv, 1) == 2, "cache must be [L, 2, B, K, S, E]");
+  check.that(kv.dimensions().size() == 6 && dim(kv, 1) == 2, "cache must be [L, 2, N, K, S, E]");
   r.lanes = dim(h, 0), r.tokens = dim(h, 1), r.width = dim(h, 2), r.packs = packs;
   r.type = type == ffi::F32 ? KvType::kF32 : type == ffi::BF16 ? KvType::kBf16 : KvType::kInt8;
-  r.kv_heads = dim(kv, 3), r.positions = dim(kv, 4), r.head_dim = dim(kv, 5);
-  check.that(dim(kv, 2) == r.lanes && r.tokens <= r.positions && head_dim_known(r.head_dim),
+  r.cached = dim(kv, 2), r.kv_heads = dim(kv, 3), r.positions = dim(kv, 4), r.head_dim = dim(kv, 5);
+  check.that(r.lanes <= r.cached && r.tokens <= r.positions && head_dim_known(r.head_dim),
              "lanes, tokens or head width do not fit the cache");
   check.that(kv_scales.element_type() == ffi::F32 && (r.type != KvType::kInt8 ||
                  kv_scales.element_count() * r.head_dim == kv.element_count()), "int8 cache needs its scales");
   check.that(is(lengths, ffi::S32, 1) && dim(lengths, 0) == r.lanes, "lengths must be int32 [B]");
+  check.that(is(seats, ffi::S32, 1) && dim(seats, 0) == r.lanes, "seats must be int32 [B]");
   const int64_t angles = r.count() * r.head_dim / 2;
   check.that(is(cos, ffi::F32, 3) && is(sin, ffi::F32, 3) && static_cast<int64_t>(cos.element_count()) == angles &&
                  static_cast<int64_t>(sin.element_count()) == angles, "cos and sin must be float32 [B, T, E / 2]");
   check.that(packs <= kMaxPacks && gates.element_type() == ffi::F32 &&
                  static_cast<int64_t>(gates.element_count()) == r.count() * packs, "gates must be float32 [B, T, P]");
   r.lengths = static_cast<const int32_t*>(lengths.untyped_data());
+  r.seats = static_cast<const int32_t*>(seats.untyped_data());
   r.cos = static_cast<const float*>(cos.untyped_data()), r.sin = static_cast<const float*>(sin.untyped_data());
   r.gates = static_cast<const float*>(gates.untyped_data());
   return r;
@@ -136,13 +138,13 @@ struct Model {
   }
 };
 
-ffi::Error layers(ffi::ThreadPool pool, Buffer h, Buffer lengths, Buffer cos, Buffer sin, Buffer weights, Buffer kv,
-                  Buffer kv_scales, Buffer gates, ffi::RemainingArgs slots, Result out, Result scratch, Result new_kv,
-                  Result new_scales, Ints layout, Ints low_layout, int64_t first, int64_t heads, int64_t ffn,
+ffi::Error layers(ffi::ThreadPool pool, Buffer h, Buffer lengths, Buffer seats, Buffer cos, Buffer sin, Buffer weights,
+                  Buffer kv, Buffer kv_scales, Buffer gates, ffi::RemainingArgs slots, Result out, Result scratch,
+                  Result new_kv, Result new_scales, Ints layout, Ints low_layout, int64_t first, int64_t heads, int64_t ffn,
                   float eps) {
   Check check;
   const int64_t P = static_cast<int64_t>(slots.size()), L = static_cast<int64_t>(layout.size()) / kLayerInts;
-  Rows rows = rows_of(check, h, lengths, cos, sin, kv, kv_scales, gates, P);
+  Rows rows = rows_of(check, h, lengths, seats, cos, sin, kv, kv_scales, gates, P);
   rows.heads = heads, rows.ffn = ffn, rows.eps = eps;
   check.that(rows.kv_heads > 0 && heads > 0 && heads % rows.kv_heads == 0, "heads do not fit the cache");
   check.that(layout.size() % kLayerInts == 0 && first >= 0 && first + L <= dim(kv, 0), "layers do not fit the cache");
@@ -192,7 +194,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(mbjax_layers, mbjax::layers,
                                   .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>()
                                   .RemainingArgs()
                                   .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>()

@@ -5,7 +5,7 @@ namespace {
 
 Attention attention_of(const Layer& layer, const Rows& rows, const LayerScratch& s) {
   Attention a{};
-  a.q = s.q, a.out = s.mixed, a.lengths = rows.lengths;
+  a.q = s.q, a.out = s.mixed, a.lengths = rows.lengths, a.seats = rows.seats, a.cached = rows.cached;
   a.k_cache = layer.k_cache, a.v_cache = layer.v_cache;
   a.k_scales = layer.k_scales, a.v_scales = layer.v_scales, a.type = rows.type;
   a.lanes = rows.lanes, a.tokens = rows.tokens, a.heads = rows.heads, a.kv_heads = rows.kv_heads;

@@ -26,10 +26,10 @@ struct Layer {
 
 struct Rows {
   float* h;  // [B, T, D], overwritten layer by layer
-  const int32_t* lengths;
+  const int32_t *lengths, *seats;  // [B]; a seat is the lane of the cache
   const float *cos, *sin;  // [B, T, E / 2]
   const float* gates;      // [B, T, P]
-  int64_t lanes, tokens, width, heads, kv_heads, head_dim, positions, ffn, packs;
+  int64_t lanes, cached, tokens, width, heads, kv_heads, head_dim, positions, ffn, packs;
   float eps;
   KvType type;
   int64_t count() const { return lanes * tokens; }

@@ -12,7 +12,7 @@ void place_kv(const Kernels& k, const Attention& a, int64_t row, int64_t kv_head
   const float* value = p.v + (row * a.kv_heads + kv_head) * E;
   if (p.k_norm) k.rms_norm(key, E, p.k_norm, p.eps, key);
   k.rope(key, p.cos + row * half, p.sin + row * half, half);
-  const int64_t at = (lane * a.kv_heads + kv_head) * a.positions + position;
+  const int64_t at = a.place_of(lane, kv_head) + position;
   k.store_kv(key, E, a.type, a.k_cache + at * E * a.item(), a.k_scales ? a.k_scales + at : nullptr);
   k.store_kv(value, E, a.type, a.v_cache + at * E * a.item(), a.v_scales ? a.v_scales + at : nullptr);
 }

@@ -108,18 +108,19 @@ struct Place {
   float eps;
 };
 
-// Attention of B lanes with T queries each over a cache [B, K, S, E], into which the new positions are written first
+// Attention of B lanes with T queries each over a cache [N, K, S, E], of which they are some lanes, into which the new positions are written first
 // where `place` says so; without it they are there already and the queries are rotated.
 struct Attention {
   float* q;  // [B, T, H, E]
   float* out;      // [B, T, H, E]
   const int32_t* lengths;  // [B], positions before the T new ones
+  const int32_t* seats;    // [B], the lane of the cache that each lane of the call is
   char* k_cache;
   char* v_cache;
-  float* k_scales;  // [B, K, S] for int8, else null
+  float* k_scales;  // [N, K, S] for int8, else null
   float* v_scales;
   KvType type;
-  int64_t lanes, tokens, heads, kv_heads, positions, head_dim;
+  int64_t lanes, cached, tokens, heads, kv_heads, positions, head_dim;  // `cached`: N
   float scale;
   float* parts;  // scratch: attention_floats()
   const Place* place;
@@ -130,8 +131,12 @@ struct Attention {
   int64_t start(int64_t lane) const {  // a length beyond the cache would read outside it
     return std::clamp<int64_t>(lengths[lane], 0, std::max<int64_t>(0, positions - tokens));
   }
+  // Where a lane's KV head begins in the cache, in positions.
+  int64_t place_of(int64_t lane, int64_t kv_head) const {
+    return (std::clamp<int64_t>(seats[lane], 0, cached - 1) * kv_heads + kv_head) * positions;
+  }
   KvHead head(char* cache, float* scales, int64_t lane, int64_t kv_head) const {
-    const int64_t at = (lane * kv_heads + kv_head) * positions;
+    const int64_t at = place_of(lane, kv_head);
     return {cache + at * head_dim * item(), scales ? scales + at : nullptr, type};
   }
 };

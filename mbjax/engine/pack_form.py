@@ -1,0 +1,91 @@
+"""The one form that all packs of an engine are brought into, and which packs a directory holds."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mbjax.core.config import ModelConfig
+from mbjax.core.pack import Pack
+from mbjax.core.slots import Slot, SlotLayout, from_slot, layout_for
+from mbjax.io.load import LoadedBase
+from mbjax.io.pack_check import list_packs, summarise_pack
+from mbjax.io.pack_manifest import Manifest
+from mbjax.io.pack_tensors import announced, config_differences
+
+
+@dataclasses.dataclass(frozen=True)
+class PackForm:
+    """A layout, and whether packs stay whole in one buffer (as the CPU kernel takes them) or are taken apart."""
+
+    layout: SlotLayout
+    whole: bool
+
+    @classmethod
+    def of(cls, base: LoadedBase, paths: Sequence[Path], *, whole: bool) -> "PackForm":
+        """The smallest that the packs at these paths fit into; those that do not fit the base are passed over."""
+        manifests = [summarise_pack(path).manifest for path in paths]
+        return cls.for_manifests(base.config, [m for m in manifests if m is not None], whole=whole)
+
+    @classmethod
+    def for_manifests(cls, config: ModelConfig, manifests: Sequence[Manifest], *, whole: bool) -> "PackForm":
+        fitting = [m for m in manifests if not config_differences(m.base.config, config, expert=m.expert is not None)]
+        return cls(layout_for([announced(m.expert, m.lora, config, m.dtype) for m in fitting], config), whole)
+
+    @property
+    def bytes(self) -> int:
+        """Of one pack, in either memory."""
+        return 4 * self.layout.n_values()
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether a pack on the device is the host's own buffer: JAX on the CPU takes it over without a copy."""
+        return self.whole and jax.default_backend() == "cpu"
+
+    def shapes(self) -> Pack | Slot:
+        """A pack on the device, as shapes and dtypes."""
+        if self.whole:
+            return Slot(jax.ShapeDtypeStruct((self.layout.n_values(),), jnp.float32), self.layout)  # pyright: ignore[reportArgumentType]
+        return self.layout.pack_shapes()
+
+    def warm_up(self) -> None:
+        """Compiles what takes a pack apart, where that is done."""
+        if not self.whole:
+            _unpack(self.layout)
+
+    def placed(self, buffer: np.ndarray) -> Pack | Slot:
+        """A slot's buffer on the device, in one transfer; nothing is compiled after the first."""
+        values = jax.device_put(buffer)
+        return Slot(values, self.layout) if self.whole else _unpack(self.layout)(values)
+
+
+def find_packs(directory: Path | None) -> dict[str, Path]:
+    """Paths by id of the packs that a directory holds, those with a problem at first sight left out."""
+    summaries = list_packs(directory) if directory is not None else []
+    return {summary.id: summary.path for summary in summaries if not summary.problems}
+
+
+def stamp_of(path: Path | None) -> object:
+    """What changes when a directory's own entries or the files in it do; None where it cannot be looked at."""
+    if path is None:
+        return None
+    try:
+        inside = [(entry.name, entry.stat()) for entry in sorted(path.iterdir())]
+        return path.stat().st_mtime_ns, tuple((name, own.st_mtime_ns, own.st_size) for name, own in inside)
+    except OSError:
+        return None
+
+
+_programs: dict[SlotLayout, Any] = {}
+
+
+def _unpack(layout: SlotLayout) -> Any:
+    if layout not in _programs:
+        buffer = jax.ShapeDtypeStruct((layout.n_values(),), jnp.float32)
+        _programs[layout] = jax.jit(partial(from_slot, layout=layout)).lower(buffer).compile()
+    return _programs[layout]

@@ -1,0 +1,66 @@
+"""One request: what was asked, how far it is, and where its tokens go."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mbjax.core.router import Pooled
+from mbjax.core.sampling import Sampling
+from mbjax.engine.device import Chunk, Group
+from mbjax.engine.reply import RouteItem
+from mbjax.io.prompt import Prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class End:
+    """The last event of a request: why no more tokens come; `error` where the request failed."""
+
+    reason: str  # stop, length, cancelled, deadline or failed
+    error: BaseException | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class Request:
+    """`packs` None leaves the choice to the router. `deliver` is called on the engine's thread: with token ids, then
+    with one `End`. `scores_only` ends it once the router has read the prompt."""
+
+    prompt: Prompt
+    packs: tuple[str, ...] | None
+    max_tokens: int
+    sampling: Sampling
+    ends: frozenset[int]
+    deliver: Callable[[Any], None]
+    deadline: float | None = None  # on the clock of time.monotonic
+    scores_only: bool = False
+    drafts: bool = True
+
+    cancelled: bool = False
+    seat: int = -1
+    seats: jax.Array | None = None  # the same, int32 [1] on the device
+    chunks: list[Chunk] = dataclasses.field(default_factory=list)
+    at: int = 0  # chunks done in the current phase
+    states: list[jax.Array] = dataclasses.field(default_factory=list)  # the chunks at the tap
+    pooled: Pooled | None = None
+    route: list[RouteItem] | None = None
+    held: tuple[str, ...] = ()
+    group: Group | None = None  # its own, for prefill
+    last: jax.Array | None = None  # the hidden state after the newest chunk
+    begun: int = 0  # tokens whose computation has begun
+    tokens: list[int] = dataclasses.field(default_factory=list)
+    ended: bool = False
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    marks: dict[str, float] = dataclasses.field(default_factory=dict)  # start, first and newest token, seconds
+
+    def mark(self, name: str) -> None:
+        self.marks[name] = time.perf_counter()
+
+    @property
+    def draftable(self) -> bool:
+        """Whether the most probable token is always taken, as drafts suppose, and drafts are wanted."""
+        return self.drafts and self.sampling.temperature == 0 and self.sampling.repetition_penalty == 1
+
+    def overdue(self) -> bool:
+        return self.deadline is not None and time.monotonic() > self.deadline

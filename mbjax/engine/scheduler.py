@@ -1,0 +1,309 @@
+"""The engine's thread: requests join and leave a batch between steps, and long prompts are taken in between them."""
+
+import collections
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from mbjax.core.router import Pooled, gates_for
+from mbjax.engine.device import Device, Group, chunks_of
+from mbjax.engine.drafting import Drafter
+from mbjax.engine.pack_store import PackStore
+from mbjax.engine.programs import DRAFT, prefill_sizes
+from mbjax.engine.reply import RouteItem
+from mbjax.engine.request import End, Request
+from mbjax.errors import FailureError, InputError
+
+IDLE_S = 0.05  # how often deadlines are looked at while nothing can be computed
+
+
+@dataclasses.dataclass(frozen=True)
+class Flight:
+    """A choice of tokens that is being computed: int32 [B], and the request of each row."""
+
+    tokens: jax.Array
+    requests: tuple[Request, ...]
+
+
+class Scheduler:
+    """Runs requests on a device. All methods but `submit`, `cancel` and `close` belong to its own thread.
+
+    Between two steps at most one chunk of a prompt is taken in, so that no prompt stalls the others for longer.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        store: PackStore,
+        *,
+        route: Callable[[Pooled], tuple[list[RouteItem], dict[str, float]]],
+        note: Callable[[str], None],
+        gate_rule: str,
+        slots: int,
+        most_waiting: int,
+        drafts: bool,
+    ) -> None:
+        """`route` gives what the router chooses, and its scores; `note` takes what a user should hear of."""
+        self._device, self._store, self._route, self._note = device, store, route, note
+        self._gate_rule, self._slots, self._most_waiting = gate_rule, slots, most_waiting
+        self._waiting: collections.deque[Request] = collections.deque()
+        self._seated: list[Request] = []
+        self._flights: collections.deque[Flight] = collections.deque()
+        self._group: tuple[tuple[Request, ...], Group] | None = None  # that of the last step
+        self._drafter = Drafter(enabled=drafts)
+        self._wake = threading.Condition()
+        self._news, self._closed, self._landed = False, False, 0.0
+        store.on_change = self.wake
+        self._thread = threading.Thread(target=self._run, name="mbjax-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Puts a request in line. Raises FailureError where the line is full, or the engine is closed."""
+        with self._wake:
+            if self._closed:
+                raise FailureError("the engine is closed")
+            if len(self._waiting) >= self._most_waiting:
+                raise FailureError(f"{len(self._waiting)} requests wait already; try again when some have ended")
+            self._waiting.append(request)
+            self._news = True
+            self._wake.notify()
+
+    def cancel(self, request: Request) -> None:
+        request.cancelled = True
+        self.wake()
+
+    def wake(self) -> None:
+        with self._wake:
+            self._news = True
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Cancels what is left and waits for the thread."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                busy = self._seated or self._waiting or self._flights
+                if not self._closed and not self._news:
+                    self._wake.wait(IDLE_S if busy else None)
+                self._news = False
+                if self._closed:
+                    break
+            try:
+                while self._turn():
+                    pass
+            except Exception as error:  # noqa: BLE001 - the device is in no known state: nobody's lane can go on
+                self._fail_all(error)
+        for request in [*self._seated, *self._waiting]:
+            self._end(request, End("cancelled"))
+        self._waiting.clear()
+
+    def _turn(self) -> bool:
+        """One round; False where there was nothing to do."""
+        if self._closed:
+            return False
+        self._sweep()
+        self._admit()
+        taken_in = self._prefill()
+        stepped = self._step()
+        landed = len(self._flights) - (1 if stepped else 0)
+        for _ in range(landed):
+            self._land()
+        return taken_in or stepped or landed > 0
+
+    def _sweep(self) -> None:
+        """Ends what was cancelled or came too late."""
+        for request in [*self._seated, *self._waiting]:
+            if request.cancelled or request.overdue():
+                self._end(request, End("cancelled" if request.cancelled else "deadline"))
+
+    def _admit(self) -> None:
+        """Gives free lanes to those who have waited longest."""
+        taken = {request.seat for request in self._seated}
+        for seat in range(self._device.programs.lanes):
+            with self._wake:
+                if seat in taken or not self._waiting:
+                    continue
+                request = self._waiting.popleft()
+            request.seat = seat
+            self._seated.append(request)
+            request.mark("start")
+            ids = request.prompt.ids
+            sizes = prefill_sizes(self._device.programs.lanes)
+            request.chunks = chunks_of([ids], sizes, [request.prompt.weights])
+            request.seats = jax.device_put(np.asarray([seat], np.int32))
+            request.pooled = self._device.programs.empty_pool()
+            self._device.take_seat(seat, request.sampling, ids)
+
+    def _prefill(self) -> bool:
+        """One chunk of the first prompt that can go on; False where none can."""
+        for request in list(self._seated):
+            if request.begun == 0 and not request.ended:
+                try:
+                    if self._prefill_chunk(request):
+                        return True
+                except InputError as error:
+                    self._end(request, End("failed", error))
+                    return True
+        return False
+
+    def _prefill_chunk(self, request: Request) -> bool:
+        """The next chunk of a prompt, in its first phase or its second; False where its packs are still to come."""
+        if self._reads_first(request) and len(request.states) < len(request.chunks):
+            chunk = request.chunks[len(request.states)]
+            jax.block_until_ready(request.states[-1:])  # a program that waits in the queue holds its temporaries
+            assert request.pooled is not None and request.seats is not None
+            h, request.pooled = self._device.understand(request.seats, chunk, request.pooled)
+            request.states.append(h)
+            return True
+        if request.group is None and not self._choose_packs(request):
+            return request.ended
+        group, chunk = request.group, request.chunks[request.at]
+        assert group is not None
+        jax.block_until_ready(request.last)
+        if self._device.programs.rereads and group.ids:
+            request.last = self._device.whole(group, chunk)
+        else:
+            request.last = self._device.fuse(group, chunk, request.states[request.at])
+        request.at += 1
+        if request.at == len(request.chunks):
+            self._first(request, group)
+        return True
+
+    def _reads_first(self, request: Request) -> bool:
+        """Whether the base's own first phase is needed: not for packs that have a part in it and were forced."""
+        return not (self._device.programs.rereads and request.packs)
+
+    def _first(self, request: Request, group: Group) -> None:
+        assert request.last is not None
+        request.begun, request.states = 1, []
+        self._flights.append(Flight(self._device.choose(group, request.last), (request,)))
+        request.last = None
+
+    def _choose_packs(self, request: Request) -> bool:
+        """Route and packs of a request whose prompt has been read; False where they are still to come."""
+        if request.route is None:
+            if request.packs is None:
+                assert request.pooled is not None
+                request.route, request.scores = self._route(request.pooled)
+            else:
+                gates = gates_for([None] * len(request.packs), self._gate_rule)
+                request.route = [RouteItem(p, g, None) for p, g in zip(request.packs, gates, strict=True)]
+            if request.scores_only:
+                self._end(request, End("stop"))
+                return False
+        used = [item for item in request.route if item.gate > 0]
+        ids, gates = tuple(item.pack for item in used), [item.gate for item in used]
+        try:
+            packs = self._store.try_hold(ids)
+        except InputError as error:
+            if request.packs is not None:  # who names a pack wants that or nothing
+                raise
+            self._note(f"the base answers alone: {error}")
+            request.route = [dataclasses.replace(item, gate=0.0) for item in request.route]
+            ids, gates, packs = (), [], ()
+        if packs is None:
+            return False
+        request.held = ids
+        self._device.forget_experts(list(self._store.device))
+        request.group = self._device.group([(request.seat, ids, gates, packs)], self._slots)
+        return True
+
+    def _step(self) -> bool:
+        """One step of all lanes that decode; False where none does."""
+        rows = tuple(r for r in self._seated if 0 < r.begun < r.max_tokens and not r.ended)
+        if not rows:
+            return False
+        if len(rows) == 1 and len(self._seated) == 1 and rows[0].draftable and self._drafter.willing():
+            while self._flights:
+                self._land()
+            if rows[0].ended or self._draft(rows[0]):
+                return True
+        group = self._group_of(rows)
+        for request in rows:
+            request.begun += 1
+        self._flights.append(Flight(self._device.step(group), rows))
+        return True
+
+    def _draft(self, request: Request) -> bool:
+        """Several tokens at once, where the text so far says what may follow; False where it does not."""
+        room = self._device.programs.capacity - len(request.prompt.ids) - request.begun
+        draft = self._drafter.guess(request.prompt.ids, request.tokens)
+        if draft is None or room < DRAFT + 1 or request.group is None:
+            return False
+        with self._drafter.timed():
+            found, count = self._device.verify(request.group, draft)
+            n = int(np.asarray(count)[0])
+        self._drafter.saw(n)
+        for token in np.asarray(found)[0, :n].tolist():
+            request.begun += 1
+            self._give(request, token)
+        return True
+
+    def _group_of(self, rows: tuple[Request, ...]) -> Group:
+        if len(rows) == 1 and rows[0].group is not None:
+            return rows[0].group if self._device.programs.lanes == 1 else self._cached_group(rows)
+        return self._cached_group(rows)
+
+    def _cached_group(self, rows: tuple[Request, ...]) -> Group:
+        if self._group is None or self._group[0] != rows:
+            self._group = rows, self._device.group([self._row(request) for request in rows], self._slots)
+        return self._group[1]
+
+    def _row(self, request: Request) -> tuple[int, Sequence[str], Sequence[float], Sequence[object]]:
+        own = request.group
+        assert own is not None and request.route is not None
+        gates = [item.gate for item in request.route if item.gate > 0]
+        return request.seat, own.ids, gates, own.mix.packs
+
+    def _land(self) -> None:
+        """Hands out the oldest tokens under way."""
+        flight, since = self._flights.popleft(), self._landed
+        tokens = np.asarray(flight.tokens).tolist()
+        self._landed = time.perf_counter()
+        if len(flight.requests) == len(self._seated) == 1 and flight.requests[0].begun > 2:
+            self._drafter.step_took(self._landed - since)
+        for request, token in zip(flight.requests, tokens, strict=False):
+            self._give(request, token)
+
+    def _give(self, request: Request, token: int) -> None:
+        if request.ended:  # a step that had begun before its end was known
+            return
+        request.mark("end")
+        request.marks.setdefault("first", request.marks["end"])
+        if token in request.ends:
+            self._end(request, End("stop"))
+            return
+        request.tokens.append(token)
+        request.deliver(token)
+        if len(request.tokens) >= request.max_tokens:
+            self._end(request, End("length"))
+
+    def _end(self, request: Request, end: End) -> None:
+        request.ended = True
+        request.states, request.last = [], None
+        if request in self._seated:
+            self._seated.remove(request)
+            self._group = None
+        with self._wake:
+            if request in self._waiting:
+                self._waiting.remove(request)
+        if request.held:
+            held, request.held = request.held, ()
+            self._store.release(held)
+        request.deliver(end)
+
+    def _fail_all(self, error: Exception) -> None:
+        self._flights.clear()
+        for request in list(self._seated):
+            self._end(request, End("failed", FailureError(f"the engine failed: {type(error).__name__}: {error}")))
+        self._device.reset()
