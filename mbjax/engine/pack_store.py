@@ -67,8 +67,9 @@ class PackStore:
         self._loader.shutdown(wait=True, cancel_futures=True)
 
     def ids(self) -> list[str]:
-        self._rescan()
-        return sorted(self.paths)
+        with self._changed:
+            self._rescan()
+            return sorted(self.paths)
 
     def list(self) -> list[PackState]:
         """Every pack of the directory."""
@@ -177,8 +178,7 @@ class PackStore:
         return PackState(pack, level, pack in self._pins, self._users[pack], self._problem(pack))
 
     def _path(self, pack: str) -> Path:
-        if pack not in self.paths:
-            self._rescan()
+        self._rescan()
         if pack not in self.paths:
             known = ", ".join(sorted(self.paths)) or "none"
             raise InputError(f"no pack '{pack}' in {self.directory or 'use: no pack directory'} (there: {known})")
@@ -188,6 +188,10 @@ class PackStore:
         """Sees what was installed or removed since the last look."""
         if (found := stamp_of(self.directory)) != self._found:
             self.paths, self._found = find_packs(self.directory), found
+            for pack in self._buffers.keys() - self.paths.keys():
+                if not self._users[pack]:
+                    self._pins.discard(pack)
+                    self._drop(pack)
 
     def _problem(self, pack: str) -> str | None:
         reason, stamp = self._problems.get(pack, (None, None))
@@ -212,7 +216,8 @@ class PackStore:
         return all(pack in self.device for pack in packs)
 
     def _begin(self, pack: str) -> None:
-        if pack not in self._loading:
+        """Loads a pack in the background, unless all that host memory holds is in use: whoever waits asks again."""
+        if pack not in self._loading and self.host.leaving(self.bytes, self._kept()) is not None:
             self._loading.add(pack)
             self._loader.submit(self._fetch, pack, self.paths[pack])
 

@@ -1,0 +1,86 @@
+"""Requests that share one batch: 8 over 4 packs together, one after another, and all with one pack.
+
+    python infer/batching.py [--dtype int8] [--tokens 64] [--json] [--write]
+
+Tokens per second over all requests, greedy, drafts off, from the first prompt to the last token. Targets: together at
+least 2.5 times one after another, and at least 80% of 8 requests that all use one pack.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from made_packs import make_packs
+from report import parser, publish, table
+
+from mbjax.engine.engine import Engine
+
+BASE, LANES, ROUNDS = "smollm2-135m", 8, 3
+QUESTIONS = [
+    f"Write a few sentences about {what}."
+    for what in ("rain", "bread", "a bridge", "night trains", "a garden", "the sea", "chess", "an old clock")
+]
+
+
+def together(engine: Engine, packs: list[str], n_tokens: int) -> float:
+    """Tokens per second of the questions, all at once."""
+    begin = time.perf_counter()
+    streams = [engine.stream(q, pack=packs[i % len(packs)], max_tokens=n_tokens) for i, q in enumerate(QUESTIONS)]
+    n = 0
+    for stream in streams:
+        "".join(stream)
+        n += len(stream.tokens)
+    return n / (time.perf_counter() - begin)
+
+
+def in_turn(engine: Engine, packs: list[str], n_tokens: int) -> float:
+    """The same, each once the one before it has ended."""
+    begin, n = time.perf_counter(), 0
+    for i, question in enumerate(QUESTIONS):
+        n += len(engine.generate(question, pack=packs[i % len(packs)], max_tokens=n_tokens).tokens)
+    return n / (time.perf_counter() - begin)
+
+
+def measure(dtype: str, n_tokens: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        with Engine.load(BASE, dtype=dtype, context=512) as bare:
+            ids = make_packs(directory, bare.base, 4)
+        with Engine.load(BASE, packs=directory, dtype=dtype, context=512, lanes=LANES, drafts=False) as engine:
+            engine.warm_up()
+            ways = {
+                "together": lambda: together(engine, ids, n_tokens),
+                "one pack": lambda: together(engine, ids[:1], n_tokens),
+                "no pack": lambda: together(engine, ["none"], n_tokens),
+                "in turn": lambda: in_turn(engine, ids, n_tokens),
+            }
+            speeds: dict[str, list[float]] = {name: [] for name in ways}
+            for _ in range(ROUNDS):
+                for name, run in ways.items():
+                    speeds[name].append(run())
+    best = {name: max(found) for name, found in speeds.items()}
+    return {"dtype": dtype, "tokens": n_tokens, "tok_s": best, "rounds": speeds}
+
+
+def main() -> None:
+    command = parser(__doc__)
+    command.add_argument("--dtype", default="int8")
+    command.add_argument("--tokens", type=int, default=64)
+    options = command.parse_args()
+    found = measure(options.dtype, options.tokens)
+    speed = found["tok_s"]
+    rows = [
+        ("8 requests over 4 packs, together", f"{speed['together']:.0f} tokens/s"),
+        ("8 requests with one pack, together", f"{speed['one pack']:.0f} tokens/s"),
+        ("8 requests without a pack, together", f"{speed['no pack']:.0f} tokens/s"),
+        ("8 requests over 4 packs, one after another", f"{speed['in turn']:.0f} tokens/s"),
+        ("together against one after another (target 2.5)", f"{speed['together'] / speed['in turn']:.2f}"),
+        ("4 packs against one (target 80%)", f"{speed['together'] / speed['one pack']:.0%}"),
+        ("4 packs against none", f"{speed['together'] / speed['no pack']:.0%}"),
+    ]
+    publish(options, found, "Requests in one batch", table(("what", "best of three"), rows), "batching.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""How the measuring programs report: one JSON document, or a page with its table for docs/."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mbjax.io.files import atomic_write
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """With the options that all of them take."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", action="store_true", help="print one JSON document")
+    made.add_argument("--write", action="store_true", help="write the table into docs/")
+    return made
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def publish(options: argparse.Namespace, result: dict[str, Any], title: str, text: str, page: str) -> None:
+    """Prints the result, and writes docs/`page` where that was asked for."""
+    print(json.dumps(result) if options.json else text)
+    if options.write:
+        command = " ".join(["python", f"infer/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+        with atomic_write(DOCS / page) as file:
+            file.write(f"# {title}\n\n`{command}`\n\n{text}".encode())
