@@ -14,6 +14,8 @@ from mbjax.engine.sizes import format_bytes
 from mbjax.errors import InputError
 from mbjax.kernels.layers import MOST_PACKS
 
+_PROGRAM = 3_500_000  # bytes of host memory that a compiled program takes, measured over twenty of them
+_RUNTIME = 50_000_000  # the same for the tokenizer, the modules and all that is loaded with a base
 _READING = 3  # times a pack's own bytes, while one is read: the file, its tensors, and the slot they go to
 
 
@@ -92,6 +94,8 @@ def sized(
         "tap states": programs.tap_bytes(),
         "sampling": programs.board_bytes(),
         "temporaries": programs.most_temporary_bytes(),
+        "programs": _PROGRAM * len(temporaries) if cpu else 0,
+        "tokenizer and modules": _RUNTIME if cpu else 0,
     }
     total = sum(components.values())
     per_position = (components["kv"] + components["experts"] + components["tap states"]) // programs.capacity
