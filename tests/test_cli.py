@@ -207,6 +207,7 @@ def test_chat_keeps_the_history_until_reset(capsys, base, monkeypatch):
     assert [len(prompt) for prompt in prompts] == [2, 4, 2, 2]  # system and turns; the third is too long for any
     assert prompts[1][:2] == ["be", "one"] and prompts[1][3] == "two" and prompts[3] == ["be", "three"]
     assert "the context 128" in printed.err and "tokens/s" in printed.err
+    assert "[base]" in printed.err and "[█" in printed.err  # the route, and the bar of memory
     assert CONFIG.max_context > 128 and next(typed) == "never"
 
 

@@ -77,7 +77,7 @@ class Engine:
         self.router = Router(self.base, self.packs, self.notes)
         form, installed = (None, None) if packs is None else (self.packs.form, len(self.packs.paths))
         planned = planned or Planned.of(self.base.params, self.base.config, form, context, lanes, self.kv_dtype)
-        self.programs = planned.programs
+        self.programs, self._router_bytes = planned.programs, planned.router
         self.sizing = planned.fitted(installed, budget) if budget is not None else Sizing.of(installed)
         self.predictor = Predictor()
         self._budget, self._peak, self._lock = budget, 0, threading.RLock()
@@ -338,7 +338,8 @@ class Engine:
     def account(self) -> Account:
         """What this engine may come to hold, with every slot filled and the programs compiled so far."""
         form = self.packs.form if self.sizing.slots else None
-        return sized(self.programs, form, self.sizing, self.router.bytes(), self._budget, self.context)
+        router = max(self.router.bytes(), self._router_bytes)
+        return sized(self.programs, form, self.sizing, router, self._budget, self.context)
 
     def memory(self) -> Memory:
         """Bytes by component: what is planned, the packs as they are now, and the most that this came to so far."""
