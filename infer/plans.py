@@ -3,7 +3,7 @@
     python infer/plans.py [--context 8192] [--dtypes bfloat16,int8] [--bases NAME,...] [--json] [--write]
 
 Packs are low-rank 16 on all maps of the fusion layers. Temporaries are those of the programs compiled for this
-machine. resident: base, router and one pack; in use: all of it.
+machine, as are programs and modules, which only count on a CPU. resident: base, router and one pack; in use: all of it.
 """
 
 import dataclasses
@@ -75,13 +75,13 @@ def main() -> None:
         for dtype in options.dtypes.split(","):
             for kv_dtype in ("bfloat16", "int8") if dtype != "bfloat16" else ("bfloat16",):
                 rows.append(row(name, dtype, kv_dtype, options.context))
-    keys = ("base", "packs", "kv", "tap states", "temporaries")
+    keys = ("base", "packs", "kv", "tap states", "temporaries", "programs", "tokenizer and modules")
     lines = [
         (found["base"], found["dtype"], found["kv_dtype"], *(f"{found['components'][key] / 1e6:.0f}" for key in keys),
          f"{found['resident'] / 1e6:.0f}", f"{found['total'] / 1e6:.0f}")
         for found in rows
     ]  # fmt: skip
-    head = ("base", "weights", "KV", "base MB", "packs", "kv", "tap states", "temporaries", "resident", "in use")
+    head = ("base", "weights", "KV", "base MB", *keys[1:], "resident", "in use")
     text = f"Context {options.context}, {SLOTS} packs, one lane; MB of 10^6 bytes.\n\n" + table(head, lines)
     publish(options, {"rows": rows}, "What bases of known shapes need", text, "plans.md")
 

@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -17,14 +18,16 @@ from tiny_router import TINY, tiny_base
 
 from mbjax.core.quantize import RULES, quantize
 from mbjax.engine.engine import Engine
+from mbjax.engine.pack_form import PackForm
 from mbjax.engine.pack_store import PackStore
+from mbjax.engine.plan import Planned
 from mbjax.engine.residency import Residency
 from mbjax.errors import InputError, MbjaxError
 from mbjax.io.pack_dir import write_pack
 from mbjax.io.pack_load import binding
 
 IDS = ("a", "b", "c", "d", "e", "f")
-SLOTS = 3
+SLOTS, CONTEXT = 3, 64
 packs = st.sampled_from(IDS)
 
 
@@ -143,17 +146,21 @@ def test_a_whole_pack_on_the_cpu_is_the_hosts_own_buffer(stock):
 
 
 class Operations(RuleBasedStateMachine):
-    """Load, unload, pin, unpin, hold, release, damage, repair, remove and install, on the store and on a model of it."""
+    """Load, unload, pin, unpin, hold, release, generate, cancel, damage, install and remove, on an engine's store and
+    on a model of it."""
 
-    base = None
+    base: Any = None
+    planned: Any = None  # with the programs, so that they are compiled once
     stock = Path()
     room = Path()
+    done = 0
 
     @initialize()
     def start(self) -> None:
         shutil.rmtree(self.room, ignore_errors=True)
         shutil.copytree(self.stock, self.room)
-        self.store = PackStore(self.base, self.room)
+        self.engine = Engine(self.base, packs=self.room, context=CONTEXT, planned=self.planned)
+        self.store = self.engine.packs
         self.store.limit(SLOTS, SLOTS + 1)
         self.users: list[tuple[str, ...]] = []
         self.pins: set[str] = set()
@@ -225,6 +232,37 @@ class Operations(RuleBasedStateMachine):
         if self.users:
             self.store.release(self.users.pop(which % len(self.users)))
 
+    @rule(pack=packs, n_tokens=st.integers(1, 3))
+    def generate(self, pack: str, n_tokens: int) -> None:
+        if self.usable(pack) and self.blocked({pack}):
+            return
+        try:
+            reply = self.engine.generate("hello", raw=True, pack=pack, max_tokens=n_tokens)
+        except InputError:
+            assert not self.usable(pack)
+        else:
+            assert len(reply.tokens) == n_tokens and [item.pack for item in reply.route] == [pack]
+            assert sum(self.store.memory().values()) <= (2 * SLOTS + 1) * self.store.bytes
+        self.nobody_but_mine()
+
+    @rule(pack=packs)
+    def cancel(self, pack: str) -> None:
+        if not self.usable(pack) or self.blocked({pack}):
+            return
+        stream = self.engine.stream("hello", raw=True, pack=pack, max_tokens=CONTEXT)
+        next(stream)
+        stream.close()
+        self.nobody_but_mine()
+
+    def nobody_but_mine(self) -> None:
+        """Waits until the engine's thread has let go of a request's packs."""
+        until = time.monotonic() + 10
+        while sum(state.users for state in self.store.list()) != sum(
+            pack not in self.gone for packs in self.users for pack in packs
+        ):
+            assert time.monotonic() < until, self.store.list()
+            time.sleep(0.0005)
+
     @rule(pack=packs)
     def damage(self, pack: str) -> None:
         if pack not in self.gone:
@@ -247,27 +285,30 @@ class Operations(RuleBasedStateMachine):
     def the_budget_holds(self) -> None:
         if not hasattr(self, "store"):
             return
-        store = self.store
+        store, Operations.done = self.store, Operations.done + 1
         assert store.device.used <= SLOTS * store.bytes and store.host.used <= (SLOTS + 1) * store.bytes
         assert sum(array.size * 4 for array in store._buffers.values()) == store.host.used
         assert set(store._arrays) == set(store.device) <= set(store.host) == set(store._buffers)
         assert self.held() | {pin for pin in self.pins if pin not in self.gone} <= set(store.device)
 
     def teardown(self) -> None:
-        if hasattr(self, "store"):
-            self.store.close()
+        if hasattr(self, "engine"):
+            self.engine.close()
 
 
 def test_a_thousand_random_operations_agree_with_a_simple_model(base, stock, tmp_path):
     Operations.base, Operations.stock, Operations.room = base, stock, tmp_path / "room"
+    form = PackForm.of(base, [stock / pack for pack in IDS], whole=False)
+    Operations.planned = Planned.of(base.params, base.config, form, CONTEXT, 1, "float32")
     checks = settings(
-        max_examples=20,
+        max_examples=24,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(Operations, settings=checks)
+    assert Operations.done >= 1000
 
 
 def test_residency_names_the_oldest_that_must_leave():
