@@ -6,14 +6,18 @@ from mbjax.engine.programs import DRAFT
 
 def test_the_latest_place_of_the_longest_end_is_followed():
     assert looked_up([1, 2, 3, 4, 9, 1, 2]) == [3, 4, 9, 1, 2]
-    assert looked_up([7, 1, 2, 5, 8, 1, 2, 6, 7, 1, 2]) == [5, 8, 1, 2, 6, 7, 1]  # three tokens before two
+    assert looked_up([7, 1, 2, 5, 8, 1, 2, 6, 7, 1, 2]) == [5, 8, 1, 2, 6, 7, 1, 2]  # three tokens before two
     assert looked_up([1, 2, 5, 1, 2, 6, 1, 2]) == [6, 1, 2]
     assert looked_up([1, 2, 3, 4]) is None and looked_up([1]) is None and looked_up([]) is None
 
 
 def test_a_draft_is_as_long_as_the_program_takes_it():
-    draft = Drafter(enabled=True).guess([1, 2, 3], [1, 2])
-    assert draft is not None and draft.tolist() == [3, 1, 2] + [2] * (DRAFT - 3)
+    drafter = Drafter(enabled=True)
+    follows = drafter.guess([1, 2, 3], [1, 2])
+    assert follows == [3, 1, 2]
+    assert drafter.rest_of(follows, []).tolist() == [3, 1, 2] + [2] * (DRAFT - 3)
+    assert drafter.rest_of(follows, [3]).tolist() == [1, 2] + [2] * (DRAFT - 2)
+    assert drafter.rest_of(follows, [4]) is None and drafter.rest_of([3], [3]) is None
 
 
 def test_it_rests_for_longer_and_longer_where_nothing_is_saved():

@@ -35,14 +35,17 @@ class Drafter:
             return False
         return True
 
-    def guess(self, prompt: Sequence[int], tokens: Sequence[int]) -> np.ndarray | None:
-        """What followed the last tokens where they stood before, int32 [DRAFT]; None where they did not."""
-        text = [*prompt, *tokens]
-        found = looked_up(text)
-        if found is None:
-            self._pay(0.25)  # looking keeps one step from being queued behind another
+    def guess(self, prompt: Sequence[int], tokens: Sequence[int]) -> list[int] | None:
+        """What followed the last tokens where they stood before; None where they did not."""
+        return looked_up([*prompt, *tokens])
+
+    def rest_of(self, follows: Sequence[int], landed: Sequence[int]) -> np.ndarray | None:
+        """The draft int32 [DRAFT] that is left of a guess once its first tokens have come; None where they are others."""
+        rest = list(follows[len(landed) :])
+        if list(follows[: len(landed)]) != list(landed) or not rest:
+            self._pay(0.25)  # no step was queued behind another
             return None
-        return np.asarray((found + [found[-1]] * DRAFT)[:DRAFT], np.int32)
+        return np.asarray((rest + [rest[-1]] * DRAFT)[:DRAFT], np.int32)
 
     def saw(self, count: int) -> None:
         """Notes that a draft gave so many tokens."""
@@ -75,14 +78,14 @@ class Drafter:
 
 
 def looked_up(text: Sequence[int]) -> list[int] | None:
-    """What follows the latest earlier place of the longest end of `text` that has one, at most DRAFT tokens."""
+    """What follows the latest earlier place of the longest end of `text` that has one: a draft and the token before it."""
     values = np.asarray(text, np.int32)
     for n in range(min(LONGEST, len(values) - 1), SHORTEST - 1, -1):
         windows = np.lib.stride_tricks.sliding_window_view(values[:-1], n)
         places = np.flatnonzero((windows == values[-n:]).all(axis=1))
         if len(places):
             at = int(places[-1]) + n
-            return values[at : at + DRAFT].tolist()
+            return values[at : at + DRAFT + 1].tolist()
     return None
 
 

@@ -223,11 +223,9 @@ class Scheduler:
         rows = tuple(r for r in self._seated if 0 < r.begun < r.max_tokens and not r.ended)
         if not rows:
             return False
-        if len(rows) == 1 and len(self._seated) == 1 and rows[0].draftable and self._drafter.willing():
-            while self._flights:
-                self._land()
-            if rows[0].ended or self._draft(rows[0]):
-                return True
+        alone = len(rows) == 1 and len(self._seated) == 1
+        if alone and rows[0].draftable and self._drafter.willing() and self._draft(rows[0]):
+            return True
         group = self._group_of(rows)
         for request in rows:
             request.begun += 1
@@ -235,9 +233,20 @@ class Scheduler:
         return True
 
     def _draft(self, request: Request) -> bool:
-        """Several tokens at once, where the text so far says what may follow; False where it does not."""
-        room = self._device.programs.capacity - len(request.prompt.ids) - request.begun
-        draft = self._drafter.guess(request.prompt.ids, request.tokens)
+        """Several tokens at once, where the text so far says what may follow; False where it does not.
+
+        A token that is still being computed is part of the guess, so that looking in vain keeps no step waiting.
+        """
+        known = len(request.tokens)
+        follows = self._drafter.guess(request.prompt.ids, request.tokens)
+        if follows is None:
+            return False
+        while self._flights:
+            self._land()
+        if request.ended:
+            return True
+        landed, room = request.tokens[known:], self._device.programs.capacity - len(request.prompt.ids) - request.begun
+        draft = self._drafter.rest_of(follows, landed)
         if draft is None or room < DRAFT + 1 or request.group is None:
             return False
         with self._drafter.timed():
@@ -251,10 +260,7 @@ class Scheduler:
 
     def _group_of(self, rows: tuple[Request, ...]) -> Group:
         if len(rows) == 1 and rows[0].group is not None:
-            return rows[0].group if self._device.programs.lanes == 1 else self._cached_group(rows)
-        return self._cached_group(rows)
-
-    def _cached_group(self, rows: tuple[Request, ...]) -> Group:
+            return rows[0].group
         if self._group is None or self._group[0] != rows:
             self._group = rows, self._device.group([self._row(request) for request in rows], self._slots)
         return self._group[1]
