@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from mbjax.core.sampling import Sampling
-from mbjax.engine.engine import Engine, Message
+from mbjax.engine.engine import Engine
 from mbjax.engine.stream import Stream
 from mbjax.errors import InputError
+from mbjax.io.prompt import Message
 
 
 class Conversation:

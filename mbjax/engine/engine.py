@@ -1,11 +1,9 @@
 """The Python inference API: one base, the packs beside it, and requests."""
 
-import asyncio
 import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +12,7 @@ from mbjax.core.pack import Mix
 from mbjax.core.router import GATE_RULE, RESIDENT, gates_for
 from mbjax.core.sampling import Sampling
 from mbjax.engine.account import Account, Sizing, check_context, sized
+from mbjax.engine.answering import Answering, Text
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.device import Device
 from mbjax.engine.host_memory import return_large_blocks
@@ -21,19 +20,16 @@ from mbjax.engine.pack_store import PackStore
 from mbjax.engine.plan import DEFAULT_CONTEXT, Installed, Planned, Wishes, require
 from mbjax.engine.predictor import Predictor
 from mbjax.engine.programs import kv_dtype_of
-from mbjax.engine.reply import Memory, Reply, RouteItem
+from mbjax.engine.reply import Memory, RouteItem
 from mbjax.engine.request import Request
 from mbjax.engine.routing import Router, Routing, mix_of, used
 from mbjax.engine.scheduler import Scheduler
 from mbjax.engine.sizes import parse_bytes
-from mbjax.engine.stream import AsyncStream, Stream, into_loop
 from mbjax.errors import InputError
 from mbjax.io.load import LoadedBase, load_base
-from mbjax.io.prompt import Message, Prompt, read_prompt
+from mbjax.io.prompt import Prompt, read_prompt
 
 MOST_WAITING = 256
-
-Text = str | Sequence[Message]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Selection:
     mix: Mix
 
 
-class Engine:
+class Engine(Answering):
     """Answers with one base on one device; safe to use from several threads, and from an event loop.
 
     Use `Engine.load(name)`, as a context manager or with `close`. `context` is the most positions a conversation may
@@ -151,64 +147,6 @@ class Engine:
         if scheduler is not None:
             scheduler.close()
         self.packs.close()
-
-    def generate(self, prompt: Text, **settings: Any) -> Reply:
-        """The whole answer to a prompt (one user turn) or to a list of chat messages; settings as in `stream`."""
-        stream = self.stream(prompt, **settings)
-        return stream.reply("".join(stream))
-
-    def stream(
-        self,
-        prompt: Text,
-        *,
-        pack: str = "auto",
-        max_tokens: int = 256,
-        sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
-        raw: bool = False,
-        timeout: float | None = None,
-    ) -> Stream:
-        """An answer as an iterator of text pieces, each valid UTF-8; `.reply(text)` afterwards gives the figures.
-
-        Args:
-          pack: `none`, ids joined by commas, or `auto`, which leaves the choice to the router.
-          stop: texts that end the answer before they appear.
-          raw: take the prompt as it is, without the chat template.
-          timeout: seconds after which the answer ends with what there is, `finish` "deadline".
-
-        Raises InputError for a prompt that is empty or too long and for packs that are not there, FailureError where
-        too many requests wait. What a named pack has wrong is raised while iterating.
-        """
-        events: queue.SimpleQueue = queue.SimpleQueue()
-        request = self.request(
-            self.read(prompt, raw=raw), events.put, pack=pack, max_tokens=max_tokens, sampling=sampling, timeout=timeout
-        )
-        return Stream(self, request, tuple(stop), events)
-
-    async def agenerate(self, prompt: Text, **settings: Any) -> Reply:
-        """`generate` for an event loop."""
-        stream = self.astream(prompt, **settings)
-        text = "".join([piece async for piece in stream])
-        return stream.reply(text)
-
-    def astream(
-        self,
-        prompt: Text,
-        *,
-        pack: str = "auto",
-        max_tokens: int = 256,
-        sampling: Sampling | None = None,
-        stop: Sequence[str] = (),
-        raw: bool = False,
-        timeout: float | None = None,
-    ) -> AsyncStream:
-        """`stream` for `async for`; call it in a running event loop."""
-        events: asyncio.Queue = asyncio.Queue()
-        deliver = into_loop(asyncio.get_running_loop(), events)
-        request = self.request(
-            self.read(prompt, raw=raw), deliver, pack=pack, max_tokens=max_tokens, sampling=sampling, timeout=timeout
-        )
-        return AsyncStream(self, request, tuple(stop), events)
 
     def request(
         self,

@@ -11,13 +11,13 @@ from mbjax.engine.stop import StopScanner
 from mbjax.io.tokenizer import Detokenizer
 
 if TYPE_CHECKING:
-    from mbjax.engine.engine import Engine
+    from mbjax.engine.answering import Answering
 
 
 class Answer:
     """What both kinds of stream know: the request, and the text so far. `tokens` holds the ids that were read."""
 
-    def __init__(self, engine: "Engine", request: Request, stop: tuple[str, ...]) -> None:
+    def __init__(self, engine: "Answering", request: Request, stop: tuple[str, ...]) -> None:
         self._engine, self.request = engine, request
         self._detokenizer, self._scanner = Detokenizer(engine.base.tokenizer), StopScanner(stop)
         self.tokens: list[int] = []
@@ -66,7 +66,9 @@ class Answer:
 class Stream(Answer):
     """One request in progress: iterate for pieces of text."""
 
-    def __init__(self, engine: "Engine", request: Request, stop: tuple[str, ...], events: "queue.SimpleQueue") -> None:
+    def __init__(
+        self, engine: "Answering", request: Request, stop: tuple[str, ...], events: "queue.SimpleQueue"
+    ) -> None:
         super().__init__(engine, request, stop)
         self._pieces = self._run(events)
 
@@ -93,7 +95,7 @@ class Stream(Answer):
 class AsyncStream(Answer):
     """The same for `async for`, in the event loop that asked for it."""
 
-    def __init__(self, engine: "Engine", request: Request, stop: tuple[str, ...], events: "asyncio.Queue") -> None:
+    def __init__(self, engine: "Answering", request: Request, stop: tuple[str, ...], events: "asyncio.Queue") -> None:
         super().__init__(engine, request, stop)
         self._pieces = self._run(events)
 
