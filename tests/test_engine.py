@@ -140,6 +140,16 @@ def test_wrong_requests_hurt_nobody_else(engine):
     assert "".join(stream) and len(stream.tokens) == 20
 
 
+def test_a_reader_that_fails_hurts_nobody_else(engine):
+    def fail(event):
+        raise RuntimeError("gone")
+
+    stream = engine.stream(PROMPTS[0], pack="none", max_tokens=20)
+    request = engine.request(engine.read(PROMPTS[1]), fail, pack="none", max_tokens=20)
+    assert "".join(stream) and len(stream.tokens) == 20
+    assert request.cancelled and len(request.tokens) < 20
+
+
 def test_the_asynchronous_calls_give_the_same_answers(engine):
     expected = [engine.generate(prompt, max_tokens=9).text for prompt in PROMPTS]
 

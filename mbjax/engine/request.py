@@ -57,6 +57,13 @@ class Request:
     def mark(self, name: str) -> None:
         self.marks[name] = time.perf_counter()
 
+    def tell(self, event: Any) -> None:
+        """Delivers an event; who cannot take it any more (a closed event loop) gets no others."""
+        try:
+            self.deliver(event)
+        except Exception:  # noqa: BLE001 - what a reader does wrong must not end the others' answers
+            self.cancelled = True
+
     @property
     def draftable(self) -> bool:
         """Whether the most probable token is always taken, as drafts suppose, and drafts are wanted."""

@@ -290,7 +290,7 @@ class Scheduler:
             self._end(request, End("stop"))
             return
         request.tokens.append(token)
-        request.deliver(token)
+        request.tell(token)
         if len(request.tokens) >= request.max_tokens:
             self._end(request, End("length"))
 
@@ -306,7 +306,7 @@ class Scheduler:
         if request.held:
             held, request.held = request.held, ()
             self._store.release(held)
-        request.deliver(end)
+        request.tell(end)
 
     def _fail_all(self, error: Exception) -> None:
         self._flights.clear()
