@@ -1,11 +1,12 @@
 """Requests that share one batch: 8 over 4 packs together, one after another, and all with one pack.
 
-    python infer/batching.py [--dtype int8] [--tokens 64] [--json] [--write]
+    python infer/batching.py [--dtype int8] [--tokens 128] [--json] [--write]
 
-Tokens per second over all requests, greedy, drafts off, from the first prompt to the last token. Targets: together at
+Tokens per second over all requests, greedy, of equal length, drafts off, from the first prompt to the last token. Targets: together at
 least 2.5 times one after another, and at least 80% of 8 requests that all use one pack.
 """
 
+import queue
 import tempfile
 import time
 from pathlib import Path
@@ -23,22 +24,34 @@ QUESTIONS = [
 ]
 
 
+def ask(engine: Engine, question: str, pack: str, n_tokens: int) -> queue.SimpleQueue:
+    """Begins an answer of exactly so many tokens: what would end one is passed over."""
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    engine.request(engine.read(question), events.put, pack=pack, max_tokens=n_tokens, ends=frozenset())
+    return events
+
+
+def rest_of(events: queue.SimpleQueue) -> int:
+    """How many tokens come until the end."""
+    n = 0
+    while isinstance(event := events.get(), int):
+        n += 1
+    if event.error is not None:
+        raise event.error
+    return n
+
+
 def together(engine: Engine, packs: list[str], n_tokens: int) -> float:
     """Tokens per second of the questions, all at once."""
     begin = time.perf_counter()
-    streams = [engine.stream(q, pack=packs[i % len(packs)], max_tokens=n_tokens) for i, q in enumerate(QUESTIONS)]
-    n = 0
-    for stream in streams:
-        "".join(stream)
-        n += len(stream.tokens)
-    return n / (time.perf_counter() - begin)
+    begun = [ask(engine, q, packs[i % len(packs)], n_tokens) for i, q in enumerate(QUESTIONS)]
+    return sum(rest_of(events) for events in begun) / (time.perf_counter() - begin)
 
 
 def in_turn(engine: Engine, packs: list[str], n_tokens: int) -> float:
     """The same, each once the one before it has ended."""
-    begin, n = time.perf_counter(), 0
-    for i, question in enumerate(QUESTIONS):
-        n += len(engine.generate(question, pack=packs[i % len(packs)], max_tokens=n_tokens).tokens)
+    begin = time.perf_counter()
+    n = sum(rest_of(ask(engine, q, packs[i % len(packs)], n_tokens)) for i, q in enumerate(QUESTIONS))
     return n / (time.perf_counter() - begin)
 
 
@@ -66,7 +79,7 @@ def measure(dtype: str, n_tokens: int) -> dict[str, Any]:
 def main() -> None:
     command = parser(__doc__)
     command.add_argument("--dtype", default="int8")
-    command.add_argument("--tokens", type=int, default=64)
+    command.add_argument("--tokens", type=int, default=128)
     options = command.parse_args()
     found = measure(options.dtype, options.tokens)
     speed = found["tok_s"]

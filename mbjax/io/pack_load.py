@@ -74,8 +74,10 @@ def load_pack(path: str | Path, base: "LoadedBase", *, dtype: str = "auto", forc
 
 def _in_dtype(stored: StoredPack, dtype: str, path: Path) -> Pack:
     if dtype not in SCHEMES:
-        plain = None if dtype == "auto" else jnp.dtype(dtype)
-        return jax.tree.map(lambda x: jnp.asarray(x, plain if x.ndim == 2 else None), stored.params)
+        params = stored.params
+        if dtype != "auto":
+            params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)) if x.ndim == 2 else x, params)
+        return jax.device_put(params)  # all at once: leaf by leaf takes longer than reading the file
     place = tile if jax.default_backend() == "cpu" else untile
     try:
         return quantize(_with_stored(stored, dtype, place), _RULES[dtype], place)[0]
