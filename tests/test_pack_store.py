@@ -275,11 +275,18 @@ class Operations(RuleBasedStateMachine):
         shutil.copytree(self.stock / pack, self.room / pack)
         self.damaged.discard(pack)
         self.gone.discard(pack)
+        self.look()
 
     @rule(pack=packs)
     def remove(self, pack: str) -> None:
         shutil.rmtree(self.room / pack, ignore_errors=True)
         self.gone.add(pack)
+        self.look()
+
+    def look(self) -> None:
+        """The store sees what changed: what is gone and used by nobody leaves memory, its pin with it."""
+        self.store.list()
+        self.pins -= self.gone - self.held()
 
     @invariant()
     def the_budget_holds(self) -> None:
@@ -301,7 +308,7 @@ def test_a_thousand_random_operations_agree_with_a_simple_model(base, stock, tmp
     form = PackForm.of(base, [stock / pack for pack in IDS], whole=False)
     Operations.planned = Planned.of(base.params, base.config, form, CONTEXT, 1, "float32")
     checks = settings(
-        max_examples=24,
+        max_examples=30,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,
