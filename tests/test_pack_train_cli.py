@@ -64,7 +64,7 @@ def test_scores_are_measured_and_written(workshop, capsys):
     write_jsonl(folder / "more.jsonl", [{**json.loads(line), "task": "more"} for line in lines])
     assert run(["pack", "eval", "packs/metres", "more.jsonl", "--base", base, "--limit", "5", "--write", "--json"]) == 0
     (more,) = json.loads(capsys.readouterr().out)["scores"]
-    assert (more["task"], more["n"]) == ("more", 5) and "--limit 5" in more["command"]
+    assert (more["task"], more["n"]) == ("more", 5)
     written = json.loads((folder / "packs/metres/scores.json").read_text())
     assert written["scores"] == [score, more], "another task's scores stay"
     assert "## Scores" in (folder / "packs/metres/README.md").read_text()
