@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 
 import jax
 import ml_dtypes
@@ -75,6 +78,42 @@ def test_quantised_weights_are_kept_and_not_made_twice(home, tmp_path, conversio
     tensors = map_tensors(first.weights)
     assert own < tensors.keys() and "model.layers.0.mlp.up_proj.weight" not in tensors
     assert tensors["model.norm.weight"].dtype == np.float32
+
+
+STARTER = """
+import sys, time
+from pathlib import Path
+from mbjax.io import converted as module
+
+write_entry, n_written = module._write_entry, []
+module._write_entry = lambda *args: n_written.append(write_entry(*args))
+source, ready, go = (Path(arg) for arg in sys.argv[1:])
+ready.touch()
+while not go.exists():
+    time.sleep(0.001)
+entry = module.converted(source, "int8")
+print(len(n_written), entry.directory)
+"""
+
+
+def test_of_two_first_starts_at_once_one_converts_and_both_get_the_entry(home, gguf, tmp_path):
+    go, ready = tmp_path / "go", [tmp_path / name for name in ("one", "two")]
+    environment = os.environ | {"MBJAX_HOME": str(home)}
+    command = [sys.executable, "-c", STARTER, str(gguf)]
+    starts = [
+        subprocess.Popen(
+            [*command, str(mark), str(go)], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for mark in ready
+    ]
+    deadline = time.monotonic() + 60
+    while not all(mark.exists() for mark in ready) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    go.touch()
+    results = [start.communicate(timeout=60) for start in starts]
+    assert [start.returncode for start in starts] == [0, 0], results
+    n_written, directories = zip(*(out.split(maxsplit=1) for out, _ in results), strict=True)
+    assert sorted(n_written) == ["0", "1"] and len(set(directories)) == 1
 
 
 def reshaped(entry, change):

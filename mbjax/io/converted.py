@@ -21,7 +21,8 @@ from mbjax.core.quantize import quantize_weight
 from mbjax.errors import InputError
 from mbjax.io.base_forms import BLOCKS, Form, base_forms, file_specs, found_forms, named_parts
 from mbjax.io.digest import BaseDigest
-from mbjax.io.files import mbjax_home, new_directory
+from mbjax.io.files import mbjax_home, new_directory, write_errors
+from mbjax.io.lock import locked
 from mbjax.io.model_config_json import config_json, read_config
 from mbjax.io.safetensors_file import read_header, write_safetensors
 from mbjax.io.source import BaseSource, open_source, source_key
@@ -65,8 +66,13 @@ def converted(path: Path, dtype: str) -> Converted:
     source = open_source(path)
     dtype = source.dtype if dtype == "auto" else dtype
     directory = _directory(key, dtype)
-    _write_entry(source, dtype, directory)
-    entry = _read_entry(directory, dtype)
+    with write_errors(directory):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+    with locked(directory.with_name(f".{directory.name}.lock")):
+        entry = _read_entry(directory, dtype)  # another process may have made it meanwhile
+        if entry is None:
+            _write_entry(source, dtype, directory)
+            entry = _read_entry(directory, dtype)
     if entry is None:
         raise InputError(f"{directory}: was changed while it was written; remove it and try again")
     return entry
