@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 from test_rows import some_examples
 from tiny import PLAIN, random_base
+from tiny_packs import random_pack
 
+from mbjax.core.train import as_stored, pack_loss
 from mbjax.errors import FailureError, InputError
+from mbjax.io.pack_quant import SCHEMES, quantised, restored
+from mbjax.io.pack_tensors import named
 from mbjax.training.config import DataConfig, ExpertConfig, LoopConfig, LoraConfig, OptimiserConfig, PackConfig
 from mbjax.training.pack_loop import TrainData, new_pack, train_pack
 from mbjax.training.rows import pack_rows
@@ -62,6 +66,32 @@ def test_muon_trains_too(home, tmp_path):
     _, events = train(tmp_path / "run", config)
     valid = [event.valid_loss for event in events if event.valid_loss is not None]
     assert valid[-1] < valid[0]
+
+
+@pytest.mark.parametrize("kind", SCHEMES)
+def test_quantise_aware_training_minds_the_rounded_pack(home, tmp_path, kind):
+    config = dataclasses.replace(CONFIG, expert=None, quantise_aware=kind)
+    pack, events = train(tmp_path / "run", config)
+    valid = [event.valid_loss for event in events if event.valid_loss is not None]
+    assert valid[-1] < valid[0]
+    stored = as_stored(pack, SCHEMES[kind])
+    base = random_base(PLAIN)
+    rows = data(base)[1]
+    ones = jnp.ones(len(rows.rows), jnp.float32)
+    loss, n = pack_loss(stored, base, rows.batch(np.arange(len(rows.rows))), ones, config=PLAIN)
+    assert float(loss) / int(n) == pytest.approx(min(valid), rel=1e-4)  # what validation saw is what the file gives
+
+
+@pytest.mark.parametrize("kind", SCHEMES)
+def test_what_the_loss_sees_is_what_the_file_gives_back(kind):
+    pack = random_pack()
+    stored = named(as_stored(jax.tree.map(jnp.asarray, pack), SCHEMES[kind]))
+    for name, array in restored(named(pack), quantised(named(pack), kind), kind).items():
+        np.testing.assert_allclose(stored[name], array, atol=1e-6)
+    square = lambda pack, scheme: sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(as_stored(pack, scheme)))
+    straight = jax.grad(square)(pack, SCHEMES[kind])
+    for name, array in named(straight).items():  # the gradient of the rounded values, passed through the rounding
+        np.testing.assert_allclose(array, 2 * stored[name], rtol=1e-5)
 
 
 def test_an_interrupted_run_ends_in_the_same_bits(home, tmp_path):

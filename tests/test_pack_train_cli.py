@@ -102,6 +102,8 @@ def test_unknown_packs_and_wrong_configurations_are_one_line(workshop, capsys):
     assert "no such file" in refused(capsys, 2, "pack", "train", "none.toml")
     (folder / "wrong.toml").write_text('id = "x"\n[data]\ntrain = "a"\nvalid = "b"\n[loop]\nstep = 3\n')
     assert "did you mean 'steps'" in refused(capsys, 2, "pack", "train", "wrong.toml")
+    (folder / "wrong.toml").write_text('id = "x"\nquantise_aware = "int2"\n[data]\ntrain = "a"\nvalid = "b"\n')
+    assert "quantise_aware must be one of int8, int4" in refused(capsys, 2, "pack", "train", "wrong.toml")
 
 
 def test_wrong_data_stops_before_anything_is_written(workshop, capsys):

@@ -17,8 +17,11 @@ import optax
 from mbjax.core.base import Base, head
 from mbjax.core.config import ModelConfig
 from mbjax.core.forward import fuse, understand
+from mbjax.core.lora import LowRank
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
+from mbjax.core.quant import Scheme
+from mbjax.core.quantize import fake_quantize
 
 ROWS_AT_ONCE = 1  # more rows together are no faster on the CPU, and each adds some 400 MB for a 135M base
 
@@ -61,6 +64,22 @@ def pack_loss(
     return jnp.where(counts, losses, 0.0).sum(), counts.sum()
 
 
+def as_stored(pack: Pack, scheme: Scheme | None) -> Pack:
+    """The pack as a file quantised by `scheme` will give it back, with gradients as if nothing were rounded.
+
+    None: as it is. Like the file, it takes the groups of a low-rank b [out, R] along `out`.
+    """
+    if scheme is None:
+        return pack
+
+    def one(part: Any) -> Any:
+        if isinstance(part, LowRank):
+            return part.replace(a=fake_quantize(part.a, scheme), b=fake_quantize(part.b.T, scheme).T)  # pyright: ignore[reportAttributeAccessIssue]
+        return fake_quantize(part, scheme) if part.ndim == 2 else part
+
+    return jax.tree.map(one, pack, is_leaf=lambda part: isinstance(part, LowRank))
+
+
 def train_step(
     state: TrainState,
     base: Base,
@@ -71,14 +90,17 @@ def train_step(
     optimiser: optax.GradientTransformation,
     gate_range: tuple[float, float],
     rows_at_once: int = ROWS_AT_ONCE,
+    scheme: Scheme | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step; metrics are `loss` (nats per scored token) and `grad_norm`.
 
     Gates are drawn anew for every row, so that the pack bears being mixed; the draw depends on seed and step alone.
+    `scheme`: the loss is that of the pack so quantised, and its gradients pass the rounding straight through.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     gate = jax.random.uniform(key, batch.tokens.shape[:1], jnp.float32, *gate_range)
-    total, n, grads = summed_gradients(state.pack, base, batch, gate, rows_at_once, config=config)
+    seen = as_stored(state.pack, scheme)  # the gradient at the rounded pack is the one that is passed straight through
+    total, n, grads = summed_gradients(seen, base, batch, gate, rows_at_once, config=config)
     n = jnp.maximum(n, 1).astype(jnp.float32)
     grads = jax.tree.map(lambda g: g / n, grads)
     params: Any = state.pack

@@ -10,6 +10,7 @@ from typing import Any
 
 from mbjax.core.lora import TARGETS
 from mbjax.errors import InputError
+from mbjax.io.pack_quant import SCHEMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +91,7 @@ class PackConfig:
     sources: tuple[SourceConfig, ...] = ()
     base: str = "smollm2-135m"
     dtype: str = "float32"
+    quantise_aware: str | None = None  # int8 or int4: the loss is that of the pack exported so
     lora: LoraConfig | None = dataclasses.field(default_factory=LoraConfig)
     expert: ExpertConfig | None = None
     optimiser: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
@@ -161,6 +163,7 @@ def _check(config: PackConfig, where: str) -> None:
     rules = [
         (config.id.isidentifier() or config.id.replace("-", "_").isidentifier(), "id", "letters, digits, - and _"),
         (lora is not None or expert is not None, "lora", "set, or an expert table given: the pack would be empty"),
+        (config.quantise_aware in (None, *SCHEMES), "quantise_aware", f"one of {', '.join(SCHEMES)}"),
         (lora is None or (lora.rank >= 1 and set(lora.targets) <= set(TARGETS)), "lora", f"rank >= 1, of {TARGETS}"),
         (expert is None or expert.layers >= 1, "expert.layers", "at least 1"),
         (optimiser.name in ("adamw", "muon"), "optimiser.name", "adamw or muon"),

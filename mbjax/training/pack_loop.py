@@ -20,8 +20,9 @@ from mbjax.core.lora import declare_lora
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
 from mbjax.core.param import init_params
-from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, summed_loss, train_step
+from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, as_stored, summed_loss, train_step
 from mbjax.errors import FailureError, InputError
+from mbjax.io.pack_quant import SCHEMES
 from mbjax.training.checkpoints import Checkpoints
 from mbjax.training.compiled import compile_lean
 from mbjax.training.config import PackConfig, to_json
@@ -131,7 +132,9 @@ class _Run:
         gates = (config.loop.gates[0], config.loop.gates[1])
         at_once = ROWS_AT_ONCE if jax.default_backend() == "cpu" else config.loop.rows
         step = partial(train_step, config=model, optimiser=self.optimiser, gate_range=gates)
-        self._step_fn = partial(step, rows_at_once=at_once)
+        scheme = SCHEMES[config.quantise_aware] if config.quantise_aware else None
+        self._step_fn = partial(step, rows_at_once=at_once, scheme=scheme)
+        self._as_stored = jax.jit(partial(as_stored, scheme=scheme))
         self._step: jax.stages.Compiled | None = None
         self._loss_fn = partial(summed_loss, rows_at_once=at_once, config=model)
         self._loss: jax.stages.Compiled | None = None
@@ -169,7 +172,7 @@ class _Run:
 
     def validate(self, pack: Pack) -> float:
         """Nats per scored token over all validation rows, with a gate of 1."""
-        total, n = 0.0, 0
+        pack, total, n = self._as_stored(pack), 0.0, 0
         gate = jnp.ones(self.config.loop.rows, jnp.float32)
         for which in _strides(len(self.valid.rows), self.config.loop.rows):
             batch = self.valid.batch(which)
