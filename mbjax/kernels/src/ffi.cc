@@ -29,6 +29,7 @@ Weight weight_of(Check& check, const Buffer& values, const Buffer& scales, const
   w.groups = dim(scales, 1), w.out = out;
   check.that(w.tiles() == dim(values, 0) && w.tiles() == dim(scales, 0), "weight tiles do not match the outputs");
   check.that(w.groups > 0 && w.width % (w.groups * kBlock) == 0, "weight groups must be multiples of 32 inputs");
+  check.that(!asymmetric || w.bits == 4, "8-bit weights have no mins");
   check.that(in <= w.width, "weight is narrower than its input");
   check.that(!asymmetric || (mins.dimensions().size() == 3 && mins.element_count() == scales.element_count()),
              "weight mins must have the shape of the scales");
@@ -114,7 +115,7 @@ ffi::Error attend(ffi::ThreadPool pool, Buffer q, Buffer lengths, Buffer k_cache
   auto program = [&](Team& team) {
     attend_stages(k, team, 0, a);
     if (a.tokens > kFewRows) return;
-    team.stage(2, a.lanes * a.tokens, [&](int64_t row) { merge_row(k, a, row, a.out + row * a.heads * a.head_dim); });
+    team.stage(2, a.lanes * a.tokens, [&](int64_t row, bool) { merge_row(k, a, row, a.out + row * a.heads * a.head_dim); });
   };
   run_team(pool, helpers(pool, true), 3, program);
   return ffi::Error::Success();

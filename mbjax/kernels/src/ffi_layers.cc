@@ -35,6 +35,7 @@ struct Bundle {
       return w;
     }
     check.that(w.groups > 0 && w.width % (w.groups * kBlock) == 0, "weight groups must be multiples of 32 inputs");
+    check.that(!l[4] || w.bits == 4, "8-bit weights have no mins");
     w.values = reinterpret_cast<const uint8_t*>(data + l[0]);
     w.scales = reinterpret_cast<const uint16_t*>(w.values + w.value_bytes());
     w.mins = l[4] ? w.scales + w.groups * kLanes : nullptr;
@@ -174,7 +175,8 @@ ffi::Error layers(ffi::ThreadPool pool, Buffer h, Buffer lengths, Buffer cos, Bu
   const Kernels& k = kernels();
   auto program = [&](Team& team) {
     for (size_t i = 0; i < model.layers.size(); ++i) {
-      run_layer(k, team, i * kStagesPerLayer, model.layers[i], rows, work);
+      const Layer* next = i + 1 < model.layers.size() ? &model.layers[i + 1] : nullptr;
+      run_layer(k, team, i * kStagesPerLayer, model.layers[i], next, rows, work);
     }
   };
   run_team(pool, helpers(pool, true), model.layers.size() * kStagesPerLayer, program);

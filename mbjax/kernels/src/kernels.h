@@ -26,7 +26,7 @@ struct Activations {
 
 // A weight [out, in]. Quantised ones lie in tiles. bits 8: values int8 [tiles, K/4, 16, 4]. bits 4: two to a byte, within a
 // block of 32 inputs byte j holds inputs j (low) and j + 16 (high) [tiles, K/8, 16, 4]. scales and mins are float16
-// [tiles, groups, 16]. With mins w = scale * q + min; without, w = scale * q (8 bits) or scale * (q - 8) (4 bits).
+// [tiles, groups, 16]. With mins (4 bits only) w = scale * q + min; else w = scale * q (8 bits) or scale * (q - 8) (4 bits).
 // bits 32: float32 as it is, [out, width].
 struct Weight {
   const uint8_t* values;
@@ -81,8 +81,9 @@ struct Kernels {
   // Row r of x [R, n] to int8; inputs from n to act.width are zero. norm: null, or the weights of an RMS norm.
   void (*quantize_row)(const float* x, int64_t n, const float* norm, float eps, const Activations& act, int64_t row);
   void (*rms_norm)(const float* x, int64_t n, const float* weight, float eps, float* y);
+  // Tiles [first, last); `ahead`: how many bytes further on lies what is read next, to be fetched meanwhile.
   void (*linear_tiles)(const Weight& w, const Activations& act, int64_t rows, int64_t first, int64_t last,
-                       const Output& out);
+                       const Output& out, int64_t ahead);
   // y[r, o] = x_r . w_o over `in` inputs, for `outs` rows of w [outs, in].
   void (*dot_rows)(const float* x, int64_t x_stride, int64_t rows, const float* w, int64_t in, int64_t outs, float* y,
                    int64_t y_stride);

@@ -77,7 +77,7 @@ void low_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const A
   if (!g.adapted()) return;
   const int64_t R = g.rows.count(), P = g.rows.packs;
   const int64_t parts = (g.s.rank + kRanks - 1) / kRanks, blocks = (R + kLowRows - 1) / kLowRows;
-  team.stage(at, g.count * P * parts * blocks, [&](int64_t chunk) {
+  team.stage(at, g.count * P * parts * blocks, [&](int64_t chunk, bool) {
     const int64_t rank = chunk % parts * kRanks, row = chunk / parts % blocks * kLowRows;
     const int64_t p = chunk / parts / blocks % P, last = std::min(R, row + kLowRows);
     const int m = static_cast<int>(chunk / parts / blocks / P);
@@ -103,17 +103,21 @@ Output output_of(const Group& g, int m, float* to, int64_t stride, const float* 
 }
 
 // The gated half of the MLP: a chunk makes the same channels of gate and up and joins them at once.
-void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const Activations& act) {
+void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const Activations& act,
+                   const Reading& next) {
   const Weight &gate = g.weight(0), &up = g.weight(1);
   const LayerScratch& s = g.s;
   const int64_t rows = g.rows.count(), ffn = g.rows.ffn, step = tiles_per_chunk(gate, rows);
   Delta deltas[2][kMaxPacks];
   const Output to_gate = output_of(g, 0, s.gate, ffn, nullptr, nullptr, deltas[0]);
   const Output to_up = output_of(g, 1, s.up, ffn, nullptr, nullptr, deltas[1]);
-  team.stage(at, chunks_of(gate, rows), [&](int64_t chunk) {
+  const Reading now = {{&gate}, 1};
+  team.stage(at, chunks_of(gate, rows), [&](int64_t chunk, bool last_chunk) {
     const int64_t first = chunk * step, last = std::min(gate.tiles(), first + step);
-    k.linear_tiles(gate, act, rows, first, last, to_gate);
-    k.linear_tiles(up, act, rows, first, last, to_up);
+    const int64_t ahead = distance(team, gate.values_of(first), now, next, rows, chunk, last_chunk);
+    const int64_t up_ahead = last_chunk ? gate.values_of(last) + ahead - up.values_of(first) : ahead;
+    k.linear_tiles(gate, act, rows, first, last, to_gate, ahead);
+    k.linear_tiles(up, act, rows, first, last, to_up, up_ahead);
     const int64_t channel = first * kLanes, n = std::min(ffn, last * kLanes) - channel;
     for (int64_t row = 0; row < rows; ++row) k.silu_mul(s.gate + row * ffn + channel, s.up + row * ffn + channel, n);
   });
@@ -121,7 +125,7 @@ void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, con
 
 // Stages at to at + 2: rows made by row_of(row), with a norm or without, through one map that adds to h.
 template <class RowOf>
-void add_to_h(const Kernels& k, Team& team, int64_t at, const Group& g, const RowOf& row_of) {
+void add_to_h(const Kernels& k, Team& team, int64_t at, const Group& g, const Reading& next, const RowOf& row_of) {
   const int64_t R = g.rows.count(), D = g.rows.width;
   const Activations act = prepare(team, at, R, g.act(), at + 2, chunks_of(g.weight(0), R),
                                   [&](const Activations& to, int64_t row) {
@@ -130,7 +134,7 @@ void add_to_h(const Kernels& k, Team& team, int64_t at, const Group& g, const Ro
   low_stage(k, team, at + 1, g, act);
   Delta deltas[kMaxPacks];
   const Product product = {&g.weight(0), output_of(g, 0, g.rows.h, D, nullptr, g.rows.h, deltas)};
-  product_stage(k, team, at + 2, act, R, &product, 1);
+  product_stage(k, team, at + 2, act, R, &product, 1, next);
 }
 
 }  // namespace
@@ -152,7 +156,7 @@ LayerScratch take_layer_scratch(Arena& arena, const Rows& rows, int64_t act_widt
   return s;
 }
 
-void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, const Rows& rows,
+void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, const Layer* next, const Rows& rows,
                const LayerScratch& s) {
   const int64_t R = rows.count(), D = rows.width, F = rows.ffn, E = rows.head_dim;
   const int64_t q_out = rows.heads * E, kv_out = rows.kv_heads * E;
@@ -174,10 +178,10 @@ void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, con
     take_row(k, qkv, rows.h + row * D, layer.attn_norm, to, row);
   });
   low_stage(k, team, at + 1, qkv, act);
-  product_stage(k, team, at + 2, act, R, products, 3);
+  product_stage(k, team, at + 2, act, R, products, 3, {{&layer.maps[kO]}, 1});
   attend_stages(k, team, at + 3, a);
 
-  add_to_h(k, team, at + 5, {layer, rows, s, kO, 1, q_out}, [&](int64_t row) {
+  add_to_h(k, team, at + 5, {layer, rows, s, kO, 1, q_out}, {{&layer.maps[kGate]}, 1}, [&](int64_t row) {
     return rows.tokens <= kFewRows ? merged(k, a, row) : s.mixed + row * q_out;
   });
 
@@ -187,9 +191,10 @@ void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, con
                   take_row(k, gate_up, rows.h + row * D, layer.mlp_norm, to, row);
                 });
   low_stage(k, team, at + 9, gate_up, act);
-  gate_up_stage(k, team, at + 10, gate_up, act);
+  gate_up_stage(k, team, at + 10, gate_up, act, {{&layer.maps[kDown]}, 1});
 
-  add_to_h(k, team, at + 11, {layer, rows, s, kDown, 1, F}, [&](int64_t row) { return s.gate + row * F; });
+  const Reading after = next ? Reading{{&next->maps[kQ], &next->maps[kK], &next->maps[kV]}, 3} : Reading{};
+  add_to_h(k, team, at + 11, {layer, rows, s, kDown, 1, F}, after, [&](int64_t row) { return s.gate + row * F; });
 }
 
 }  // namespace mbjax

@@ -45,7 +45,8 @@ constexpr int64_t kStagesPerLayer = 14;
 
 // `wide`: whether a map is in float32 or has deltas; `rank`: the largest of those.
 LayerScratch take_layer_scratch(Arena& arena, const Rows& rows, int64_t act_width, bool wide, int64_t rank);
-void run_layer(const Kernels& k, Team& team, int64_t first_stage, const Layer& layer, const Rows& rows,
-               const LayerScratch& scratch);
+// `next`: the layer that comes after it, or null.
+void run_layer(const Kernels& k, Team& team, int64_t first_stage, const Layer& layer, const Layer* next,
+               const Rows& rows, const LayerScratch& scratch);
 
 }  // namespace mbjax

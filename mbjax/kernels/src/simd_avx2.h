@@ -11,6 +11,7 @@ struct Simd {
   struct F { __m256 a, b; };
   struct I { __m256i a, b; };
   struct W { __m256i a, b; };
+  using Sums4 = I;  // of a block of 4-bit products, in 16 bits: 8 times 2 * 15 * 128 fit
 
   static F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -65,9 +66,10 @@ struct Simd {
   static F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
   static I start8(int32_t) { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-  static I start4(int32_t sum, int zero) {
-    const __m256i x = _mm256_set1_epi32(-zero * sum);
-    return {x, x};
+  static Sums4 start4() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+  static I end4(Sums4 x, int32_t start) {
+    const __m256i ones = _mm256_set1_epi16(1), first = _mm256_set1_epi32(start);
+    return {_mm256_add_epi32(first, _mm256_madd_epi16(x.a, ones)), _mm256_add_epi32(first, _mm256_madd_epi16(x.b, ones))};
   }
   static W load8(const uint8_t* p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
@@ -85,9 +87,9 @@ struct Simd {
     return {add4(acc.a, _mm256_abs_epi8(w.a), _mm256_sign_epi8(x, w.a)),
             add4(acc.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(x, w.b))};
   }
-  static I dot4(I acc, W w, const int8_t* a) {
+  static Sums4 dot4(Sums4 acc, W w, const int8_t* a) {
     const __m256i x = four(a);
-    return {add4(acc.a, w.a, x), add4(acc.b, w.b, x)};
+    return {_mm256_add_epi16(acc.a, _mm256_maddubs_epi16(w.a, x)), _mm256_add_epi16(acc.b, _mm256_maddubs_epi16(w.b, x))};
   }
   static F sums(const F* v) {
     return {fold8(v), fold8(v + 8)};

@@ -11,6 +11,7 @@ struct Simd {
   using F = __m512;
   using I = __m512i;
   using W = __m512i;  // 16 lanes of 4 weights
+  using Sums4 = I;
 
   static F zero() { return _mm512_setzero_ps(); }
   static F set1(float x) { return _mm512_set1_ps(x); }
@@ -47,7 +48,8 @@ struct Simd {
 
   // Unsigned times signed is what VNNI offers: int8 weights are shifted by 128, and that is taken off in the start.
   static I start8(int32_t sum) { return _mm512_set1_epi32(-128 * sum); }
-  static I start4(int32_t sum, int zero) { return _mm512_set1_epi32(-zero * sum); }
+  static I start4() { return _mm512_setzero_si512(); }
+  static I end4(I x, int32_t start) { return _mm512_add_epi32(x, _mm512_set1_epi32(start)); }
   static W load8(const uint8_t* p) {
     return _mm512_xor_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(static_cast<char>(0x80)));
   }

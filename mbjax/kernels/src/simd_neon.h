@@ -11,6 +11,7 @@ struct Simd {
   struct F { float32x4_t v[4]; };
   struct I { int32x4_t v[4]; };
   struct W { int8x16_t v[4]; };
+  using Sums4 = I;
 
   template <class Fn>
   static F each(Fn fn) { return {{fn(0), fn(1), fn(2), fn(3)}}; }
@@ -67,10 +68,14 @@ struct Simd {
   }
   static F to_float(I a) { return each([=](int i) { return vcvtq_f32_s32(a.v[i]); }); }
 
-  static I start8(int32_t) { return start4(0, 0); }
-  static I start4(int32_t sum, int zero) {
-    const int32x4_t x = vdupq_n_s32(-zero * sum);
+  static I start8(int32_t) { return start4(); }
+  static I start4() {
+    const int32x4_t x = vdupq_n_s32(0);
     return {{x, x, x, x}};
+  }
+  static I end4(I x, int32_t start) {
+    for (int32x4_t& v : x.v) v = vaddq_s32(v, vdupq_n_s32(start));
+    return x;
   }
   static W load8(const uint8_t* p) {
     const int8_t* s = reinterpret_cast<const int8_t*>(p);

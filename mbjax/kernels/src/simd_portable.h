@@ -10,6 +10,7 @@ struct Simd {
   struct F { float v[16]; };
   struct I { int32_t v[16]; };
   struct W { int8_t v[64]; };
+  using Sums4 = I;
 
   template <class Fn>
   static F each(Fn fn) {
@@ -63,10 +64,10 @@ struct Simd {
   static F to_float(const I& a) { return each([&](int i) { return static_cast<float>(a.v[i]); }); }
 
   static I start8(int32_t) { return I{}; }
-  static I start4(int32_t sum, int zero) {
-    I out;
-    for (int32_t& x : out.v) x = -zero * sum;
-    return out;
+  static I start4() { return I{}; }
+  static I end4(I x, int32_t start) {
+    for (int32_t& v : x.v) v += start;
+    return x;
   }
   static W load8(const uint8_t* p) {
     W out;

@@ -85,14 +85,14 @@ void merge_row(const Kernels& k, const Attention& a, int64_t row, float* out) {
 
 void attend_stages(const Kernels& k, Team& team, int64_t at, const Attention& a) {
   if (a.tokens > kFewRows) {
-    if (a.place) team.stage(at, a.lanes * a.tokens, [&](int64_t row) { place_all(k, a, row); });
-    team.stage(at + 1, attention_tasks(a), [&](int64_t task) { many_task(k, a, task); });
+    if (a.place) team.stage(at, a.lanes * a.tokens, [&](int64_t row, bool) { place_all(k, a, row); });
+    team.stage(at + 1, attention_tasks(a), [&](int64_t task, bool) { many_task(k, a, task); });
     return;
   }
   int64_t longest = 0;
   for (int64_t lane = 0; lane < a.lanes; ++lane) longest = std::max(longest, a.start(lane) + a.tokens);
   const int64_t splits = (longest + kSplit - 1) / kSplit;
-  team.stage(at + 1, a.lanes * a.kv_heads * splits, [&](int64_t task) {
+  team.stage(at + 1, a.lanes * a.kv_heads * splits, [&](int64_t task, bool) {
     few_part(k, a, task / splits / a.kv_heads, task / splits % a.kv_heads, task % splits);
   });
 }

@@ -60,18 +60,47 @@ inline int64_t chunks_of(const Weight& w, int64_t rows) {
   return (w.tiles() + step - 1) / step;
 }
 
-// Several products of the same rows in one stage.
+// The weights that a stage of products reads, chunk after chunk.
+struct Reading {
+  const Weight* weights[3];
+  int count;
+
+  int64_t chunks(int64_t rows) const {
+    int64_t n = 0;
+    for (int i = 0; i < count; ++i) n += chunks_of(*weights[i], rows);
+    return n;
+  }
+  const uint8_t* address(int64_t rows, int64_t chunk) const {
+    for (int i = 0; i < count; ++i) {
+      const int64_t mine = chunks_of(*weights[i], rows);
+      if (chunk < mine) return weights[i]->values_of(chunk * tiles_per_chunk(*weights[i], rows));
+      chunk -= mine;
+    }
+    return nullptr;
+  }
+};
+
+// From `here`, a chunk, how far on lies what this member reads after it: in the same stage or, after its last chunk,
+// in the next one. Memory is then never idle while members wait for each other.
+inline int64_t distance(const Team& team, const uint8_t* here, const Reading& now, const Reading& next, int64_t rows,
+                        int64_t chunk, bool last) {
+  const uint8_t* there = last ? next.address(rows, team.first(next.chunks(rows))) : now.address(rows, chunk + 1);
+  return there ? there - here : 0;
+}
+
+// Several products of the same rows in one stage; `next`: what the next such stage reads.
 inline void product_stage(const Kernels& k, Team& team, int64_t at, const Activations& act, int64_t rows,
-                          const Product* products, int count) {
-  int64_t chunks = 0;
-  for (int i = 0; i < count; ++i) chunks += chunks_of(*products[i].weight, rows);
-  team.stage(at, chunks, [&](int64_t chunk) {
+                          const Product* products, int count, const Reading& next = {}) {
+  Reading now = {{}, count};
+  for (int i = 0; i < count; ++i) now.weights[i] = products[i].weight;
+  team.stage(at, now.chunks(rows), [&](int64_t chunk, bool last_chunk) {
+    const int64_t ahead = distance(team, now.address(rows, chunk), now, next, rows, chunk, last_chunk);
     for (int i = 0; i < count; ++i) {
       const Weight& w = *products[i].weight;
       const int64_t step = tiles_per_chunk(w, rows), mine = chunks_of(w, rows);
       if (chunk < mine) {
-        k.linear_tiles(w, act, rows, chunk * step, std::min(w.tiles(), (chunk + 1) * step), products[i].out);
-        return;
+        const int64_t first = chunk * step, last = std::min(w.tiles(), first + step);
+        return k.linear_tiles(w, act, rows, first, last, products[i].out, ahead);
       }
       chunk -= mine;
     }
@@ -87,7 +116,7 @@ template <class Fn>
 Activations prepare(Team& team, int64_t at, int64_t rows, const Activations& shared, int64_t last, int64_t chunks,
                     const Fn& fn) {
   if (rows > kOwnRows) {
-    team.stage(at, rows, [&](int64_t row) { fn(shared, row); });
+    team.stage(at, rows, [&](int64_t row, bool) { fn(shared, row); });
     return shared;
   }
   thread_local std::vector<char> memory;
