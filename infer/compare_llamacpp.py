@@ -1,6 +1,6 @@
 """mbjax against llama.cpp on the default base's own Q4_1 file: logits in float32, token ids and, if asked for, speed.
 
-    python infer/compare_llamacpp.py [--speed] [--json] [--write]      needs the extra `reference`
+    python infer/compare_llamacpp.py [--speed] [--rounds 5] [--json] [--write]      needs the extra `reference`
 
 Speed is measured on the blocks of the file itself and on those of a Q8_0 file made of it, in build/. Exits with 1 where
 a target is missed. Takes about two minutes on two cores, with --speed six.
@@ -119,7 +119,7 @@ def _speed_table(kind: str, speed: dict[str, Any]) -> list[str]:
     share, bandwidth = speed["bandwidth_share"], speed["bandwidth"] / 1e9
     lines = [
         f"{kind}, tokens per second, medians of {speed['rounds']} rounds in turns. One step of decoding reads",
-        f"{speed['bytes_per_token'] / 1e6:.1f} MB of weights: {share:.0%} of the {bandwidth:.1f} GB/s that a sum reads.",
+        f"{speed['bytes_per_token'] / 1e6:.1f} MB of weights: {share:.0%} of the {bandwidth:.1f} GB/s that a sum reads between them.",
         "",
         f"| | mbjax {kind} | llama.cpp {kind} | ratio |",
         "|---|---|---|---|",
@@ -133,12 +133,13 @@ def _speed_table(kind: str, speed: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--speed", action="store_true", help="measure prefill and decode, too")
+    parser.add_argument("--rounds", type=int, default=5, help="of the speed measurement")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
     parser.add_argument("--write", action="store_true", help=f"write the tables to {PAGE.parent.name}/{PAGE.name}")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # XLA makes as many threads as it sees processors
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    document = compare(speed=arguments.speed)
+    document = compare(speed=arguments.speed, rounds=arguments.rounds)
     print(json.dumps(document, ensure_ascii=False) if arguments.json else page(document))
     if arguments.write:
         PAGE.parent.mkdir(exist_ok=True)

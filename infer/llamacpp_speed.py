@@ -26,7 +26,8 @@ def compare_speed(path: Path, threads: int, rounds: int) -> dict[str, Any]:
     """Tokens per second, medians of `rounds` after one that does not count.
 
     prefill: N_PROMPT tokens up to the choice of the next one. decode_C: N_DECODE greedy tokens after C. The two
-    programs take turns, so that a slow spell of the machine hits both.
+    programs take turns, so that a slow spell of the machine hits both; the memory bandwidth is measured in each round,
+    too, and is the median as well.
     """
     engine = Engine.load(path, context=max(CONTEXTS) + N_DECODE)
     options: dict[str, Any] = {"n_threads": threads, "n_threads_batch": threads, "verbose": False}
@@ -40,12 +41,14 @@ def compare_speed(path: Path, threads: int, rounds: int) -> dict[str, Any]:
             clock = lambda run=run, context=context: run.decode(ids[:context], N_DECODE)
             measured[f"{who}_decode_{context}"] = (N_DECODE, clock)
     seconds: dict[str, list[float]] = {name: [] for name in measured}
+    bandwidths = []
     for _ in range(rounds + 1):
+        bandwidths.append(read_bandwidth())
         for name in sorted(measured, key=lambda name: name.split("_", 1)[1]):
             seconds[name].append(measured[name][1]())
     speeds = {name: n_tokens / statistics.median(seconds[name][1:]) for name, (n_tokens, _) in measured.items()}
     tasks = ("prefill", *(f"decode_{context}" for context in CONTEXTS))
-    read, bandwidth = tree_bytes(engine.base.params), read_bandwidth()
+    read, bandwidth = tree_bytes(engine.base.params), statistics.median(bandwidths[1:])
     llama.close()
     return {
         "file": path.stem,
