@@ -1,8 +1,9 @@
 """What quantising costs: KL to the float32 logits, top-1 agreement and bits per byte of every scheme, on real text.
 
-    python infer/quant_error.py [--part base|dithered] [--json] [--write]     needs the extra `reference`
+    python infer/quant_error.py [--part base|dithered] [--at-most N] [--json] [--write]    needs the extra `reference`
 
-More than 20,000 tokens of three domains; about 15 minutes on two cores. `base` is the default base as it is stored.
+More than 20,000 tokens of three domains; about 20 minutes on two cores, or in pieces: each line is kept in
+build/quant_error.json and not measured again, unless --fresh. `base` is the default base as it is stored.
 Its matrices lie on a grid of 4 bits, on which quantising to 4 bits again costs next to nothing: `dithered` is the same
 base shaken off that grid by half a step, quantised by us and by llama.cpp from one float32 GGUF. Exits with 1 where a
 target is missed.
@@ -32,13 +33,15 @@ from mbjax.io.load import LoadedBase, load_base
 from mbjax.io.pull import pull
 
 BASE = "smollm2-135m"
+KEPT = PAGE.parent.parent / "build" / "quant_error.json"
 ROWS, LENGTH = 14, 512  # of each domain: 21,504 tokens in all
 
 Variant = tuple[str, float, Callable[[], Base]]  # key, bits per weight, how to make the parameters
 
 
-def measure(part: str, base: LoadedBase, note: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One part of the table: a line per variant."""
+def measure(part: str, base: LoadedBase, lines: list[dict[str, Any]], keep: Callable[[dict[str, Any]], bool]) -> None:
+    """The lines of one part of the table that are not among `lines`: `keep` takes each and says whether to go on."""
+    known = {line["key"] for line in lines if line["part"] == part}
     tokenizer = base.tokenizer
     rows = domain_rows(lambda text: tokenizer.encode(text, add_bos=False, special=False), ROWS, LENGTH)
     n_bytes = text_bytes(tokenizer.decode, rows)
@@ -48,14 +51,16 @@ def measure(part: str, base: LoadedBase, note: Callable[[str], None]) -> list[di
             write_dithered(pull(BASE), Path(folder) / "dithered.gguf")
             params = read_float_base(Path(folder) / "dithered.gguf")
             variants = dithered_variants(params, Path(folder))
+        missing = [variant for variant in variants if variant[0] not in known]
+        if not missing:
+            return
         reference = Reference(params, base.config, rows, n_bytes)
-        lines = []
-        for key, bits, make in variants:
-            errors = reference.compare(make(), lambda domain, key=key: note(f"{part}: {key}: {domain}"))
+        for key, bits, make in missing:
+            errors = reference.compare(make(), lambda domain, key=key: _note(f"{part}: {key}: {domain}"))
             found = {name: dataclasses.asdict(error) for name, error in errors.items()}
-            lines.append({"part": part, "key": key, "bits": bits, "errors": found})
-            note(f"{part}: {key}: KL {errors['all'].kl:.5f}, same top {errors['all'].same_top:.4f}")
-        return lines
+            _note(f"{part}: {key}: KL {errors['all'].kl:.5f}, same top {errors['all'].same_top:.4f}")
+            if not keep({"part": part, "key": key, "bits": bits, "errors": found}):
+                return
 
 
 def base_variants(params: Base) -> Iterator[Variant]:
@@ -86,6 +91,31 @@ def dithered_variants(params: Base, folder: Path) -> Iterator[Variant]:
         yield f"llama.cpp {kind}", file.stat().st_size * 8 / _n_weights(params), lambda file=file: read_float_base(file)
 
 
+def measured(parts: list[str], at_most: int, fresh: bool) -> dict[str, Any]:
+    """The document: lines kept from earlier calls, and up to `at_most` new ones, each written down at once."""
+    heading = {"base": BASE, "rows": ROWS, "length": LENGTH}
+    kept = {} if fresh or not KEPT.exists() else json.loads(KEPT.read_text())
+    lines = kept["lines"] if {key: kept.get(key) for key in heading} == heading else []
+    left = [at_most]
+
+    def keep(line: dict[str, Any]) -> bool:
+        lines.append(line)
+        KEPT.parent.mkdir(exist_ok=True)
+        KEPT.write_text(json.dumps(heading | {"lines": lines}))
+        left[0] -= 1
+        return left[0] > 0
+
+    base = load_base(BASE, "float32")
+    for part in parts:
+        if left[0] > 0:
+            measure(part, base, lines, keep)
+    return heading | {"lines": sorted(lines, key=lambda line: ("base", "dithered").index(line["part"]))}
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def _variant(params: Base, key: str, rules: tuple[Rule, ...], place: Callable[[QTensor], Any]) -> Variant:
     stored = [
         abstract(leaf.shape, scheme) if leaf.ndim == 2 and scheme else leaf
@@ -110,14 +140,14 @@ def _n_weights(params: Base) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--part", choices=("base", "dithered"), help="only this one")
+    parser.add_argument("--at-most", type=int, default=99, help="so many new lines in this call")
+    parser.add_argument("--fresh", action="store_true", help=f"forget the lines kept in {KEPT.parent.name}/{KEPT.name}")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of the tables")
     parser.add_argument("--write", action="store_true", help=f"write table and plot to {PAGE.parent.name}/{PAGE.name}")
     arguments = parser.parse_args()
     use_compile_cache()
-    base = load_base(BASE, "float32")
     parts = [arguments.part] if arguments.part else ["base", "dithered"]
-    lines = [line for part in parts for line in measure(part, base, lambda text: print(text, file=sys.stderr))]
-    document = {"base": BASE, "rows": ROWS, "length": LENGTH, "lines": lines}
+    document = measured(parts, arguments.at_most, arguments.fresh)
     print(json.dumps(document) if arguments.json else page(document))
     if arguments.write:
         PAGE.parent.mkdir(exist_ok=True)

@@ -18,15 +18,18 @@ _TITLES = {
 
 def checks(document: dict[str, Any]) -> list[tuple[str, float, str, bool]]:
     """(what, value, bound in words, met) of every target that was measured."""
-    kl = {(line["part"], line["key"]): line["errors"]["all"]["kl"] for line in document["lines"]}
+    errors = {(line["part"], line["key"]): line["errors"]["all"] for line in document["lines"]}
+    kl = {key: error["kl"] for key, error in errors.items()}
     rows = [
         (f"KL of {key[1]}", kl[key], f"at most {most:g}", kl[key] <= most)
         for key, most in _MOST_KL.items()
         if key in kl
     ]
-    ours, theirs = kl.get(("dithered", OURS)), kl.get(("dithered", THEIRS))
+    ours, theirs = errors.get(("dithered", OURS)), errors.get(("dithered", THEIRS))
     if ours is not None and theirs is not None:
-        rows.append((f"KL of {OURS} over {THEIRS}", ours / theirs, "at most 1", ours <= theirs))
+        for what, key in (("KL", "kl"), ("bits per byte", "bits_per_byte")):
+            share = ours[key] / theirs[key]
+            rows.append((f"{what} of {OURS} over {THEIRS}", share, "at most 1", share <= 1))
     return rows
 
 
