@@ -1,14 +1,15 @@
 """The packs in `packs/`: sound, bound to the default base, and worth what their scores say."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mbjax.engine.engine import Engine
-from mbjax.engine.eval_file import read_items
 from mbjax.engine.evaluate import evaluate
+from mbjax.engine.pack_eval import tasks_of
 from mbjax.io.pack_check import list_packs
 
 ROOT = Path(__file__).parent.parent
@@ -17,7 +18,8 @@ PACKS = ROOT / "packs"
 
 def test_every_shipped_pack_is_sound():
     found = list_packs(PACKS, verify=True)
-    assert [pack.id for pack in found] == ["medical"]
+    assert [pack.id for pack in found] == ["chat", "code", "creative", "legal", "medical", "reasoning"]
+    assert all(pack.manifest.route is not None and pack.manifest.bytes <= 4_000_000 for pack in found)
     assert not [problem for pack in found for problem in pack.problems]
     assert sum(pack.manifest.bytes for pack in found) <= 30_000_000
 
@@ -28,14 +30,42 @@ def engine(smollm2):
 
 
 @pytest.mark.slow
-def test_medical_names_the_chapter(engine):
-    """A seeded sample of the held-out synonyms: within three standard errors of the shipped score."""
-    scores = {s["task"]: s for s in json.loads((PACKS / "medical/scores.json").read_text())["scores"]}
-    items = read_items(Path(__file__).parent / "data/medical_sample.jsonl")
-    share = evaluate(engine, items, pack="medical").summary["value"]
-    expected = scores["chapter"]["pack"]
-    assert abs(share - expected) <= 3 * np.sqrt(expected * (1 - expected) / len(items))
-    assert expected >= 0.6
+@pytest.mark.parametrize("pack", ["chat", "code", "creative", "legal", "medical", "reasoning"])
+def test_a_sample_scores_as_shipped(engine, pack):
+    """A seeded sample of each held-out set, base and pack: within three standard errors of the shipped scores.
+
+    Licence excerpts are left out: they carry their authors' copyright.
+    """
+    scores = {s["task"]: s for s in json.loads((PACKS / pack / "scores.json").read_text())["scores"]}
+    for task, items in tasks_of(Path(__file__).parent / f"data/{pack}_sample.jsonl").items():
+        for use, key in (("none", "base"), (pack, "pack")):
+            found, shipped = evaluate(engine, items, pack=use), scores[task][key]
+            assert found.summary["metric"] == scores[task]["metric"]
+            assert abs(found.summary["value"] - shipped) <= 3 * _standard_error(found.items, shipped) + 1 / len(items)
+
+
+def _standard_error(results, shipped):
+    """Of a share, at the shipped value; of a ratio of sums, from its own items."""
+    if "correct" in results[0]:
+        return np.sqrt(shipped * (1 - shipped) / len(results))
+    bits, sizes = (np.array([result[key] for result in results]) for key in ("bits", "bytes"))
+    return np.sqrt(len(results)) * (bits - shipped * sizes).std() / sizes.sum()
+
+
+@pytest.mark.slow
+def test_p2_another_pack_changes_nothing_for_a_prompt_that_does_not_select_it(smollm2, tmp_path):
+    """Real prompts and packs: tokens, gates and scores with all packs installed and with the selected one alone."""
+    prompts = {
+        "medical": "Which ICD-10 chapter is whooping cough in?",
+        "reasoning": "A farmer has 12 hens and buys 15 more. How many hens has he?",
+    }
+    for pack, prompt in prompts.items():
+        for name in (pack, "router"):
+            shutil.copytree(PACKS / name, tmp_path / pack / name)
+        one, all_of_them = (Engine(smollm2, packs=packs, context=512) for packs in (tmp_path / pack, PACKS))
+        alone, beside = (engine.generate(prompt, max_tokens=12) for engine in (one, all_of_them))
+        assert [item.pack for item in beside.route] == [pack]
+        assert alone.tokens == beside.tokens and alone.route == beside.route
 
 
 @pytest.mark.slow
