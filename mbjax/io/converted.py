@@ -21,7 +21,7 @@ from mbjax.core.quantize import quantize_weight
 from mbjax.errors import InputError
 from mbjax.io.base_forms import BLOCKS, Form, base_forms, file_specs, found_forms, named_parts
 from mbjax.io.digest import BaseDigest
-from mbjax.io.files import mbjax_home, new_directory, write_errors
+from mbjax.io.files import mbjax_home, new_directory
 from mbjax.io.lock import locked
 from mbjax.io.model_config_json import config_json, read_config
 from mbjax.io.safetensors_file import read_header, write_safetensors
@@ -66,9 +66,7 @@ def converted(path: Path, dtype: str) -> Converted:
     source = open_source(path)
     dtype = source.dtype if dtype == "auto" else dtype
     directory = _directory(key, dtype)
-    with write_errors(directory):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-    with locked(directory.with_name(f".{directory.name}.lock")):
+    with locked(mbjax_home() / "locks" / directory.name):
         entry = _read_entry(directory, dtype)  # another process may have made it meanwhile
         if entry is None:
             _write_entry(source, dtype, directory)

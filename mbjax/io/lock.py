@@ -9,7 +9,7 @@ from mbjax.io.files import write_errors
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock file, and holds it during the block.
+    """Waits until no other process holds the lock file, made if missing, and holds it during the block.
 
     The system frees it when a process dies, however that happens. Where there is no `fcntl` (Windows) nothing is
     held: what the block writes is checked and renamed anyway, the lock saves double work.
@@ -20,6 +20,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
         return
     with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
