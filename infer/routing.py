@@ -24,6 +24,7 @@ from mbjax.engine.eval_file import read_items
 from mbjax.engine.evaluate import evaluate
 from mbjax.engine.route_all import route_all
 from mbjax.engine.route_file import selected
+from mbjax.io.even_choice import even_choice
 from mbjax.io.files import atomic_write
 
 HAND = Path(__file__).parent / "data"
@@ -37,9 +38,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 def held_out(data: Path, pack: str, limit: int | None) -> list[dict[str, Any]]:
     """The prompts of a domain's held-out files, with what they should call for."""
     prompts = [line["prompt"] for path in sorted((data / pack).glob("test*.jsonl")) for line in lines_of(path)]
-    prompts = list(dict.fromkeys(prompts))
-    if limit is not None and len(prompts) > limit:
-        prompts = [prompts[int(i)] for i in np.linspace(0, len(prompts) - 1, limit)]
+    prompts = even_choice(list(dict.fromkeys(prompts)), limit)
     return [{"prompt": prompt, "set": f"held-out {pack}", "want": [pack]} for prompt in prompts]
 
 

@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Item, read_items
 from mbjax.engine.evaluate import Evaluation, evaluate
+from mbjax.io.even_choice import even_choice
 from mbjax.io.load import LoadedBase
 from mbjax.io.pack_dir import read_pack, update_pack
 from mbjax.io.pack_load import binding
@@ -42,13 +41,7 @@ def tasks_of(path: Path, limit: int | None = None) -> dict[str, list[Item]]:
     tasks: dict[str, list[Item]] = {}
     for item in read_items(path):
         tasks.setdefault(item.task or path.stem, []).append(item)
-    return {task: _even(items, limit) for task, items in tasks.items()}
-
-
-def _even(items: list[Item], limit: int | None) -> list[Item]:
-    if limit is None or len(items) <= limit:
-        return items
-    return [items[int(i)] for i in np.linspace(0, len(items) - 1, limit)]
+    return {task: even_choice(items, limit) for task, items in tasks.items()}
 
 
 def _score(

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from mbjax.errors import InputError
+from mbjax.io.even_choice import even_choice
 from mbjax.io.load import LoadedBase
 from mbjax.io.pack_dir import RouteKey, update_pack
 from mbjax.io.pack_load import load_pack
@@ -31,10 +32,12 @@ def background_prompts(path: Path | None = None) -> list[str]:
     """The prompts of a JSONL file, or those that come with the package; an even choice where there are more than
     `MAX_BACKGROUND`. Raises InputError for wrong lines, and where there are none."""
     if path is not None:
-        return _some(read_prompts(path), MAX_BACKGROUND)
+        return even_choice(read_prompts(path), MAX_BACKGROUND)
     shipped = files("mbjax").joinpath("data").joinpath("background").iterdir()
     texts = [p.read_text("utf-8") for p in sorted(shipped, key=lambda p: p.name) if p.name.endswith(".jsonl")]
-    return _some([json.loads(line)["prompt"] for text in texts for line in text.split("\n") if line], MAX_BACKGROUND)
+    return even_choice(
+        [json.loads(line)["prompt"] for text in texts for line in text.split("\n") if line], MAX_BACKGROUND
+    )
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -100,7 +103,7 @@ def calibrate_pack(
 
 def fit_route(router: Router, base: LoadedBase, sets: Sequence[Sequence[str]], progress: Progress) -> FittedKey:
     """The key of a pack's prompts in a router's space; of each set at most MOST_PROMPTS are read."""
-    chosen = [_some(prompts, MOST_PROMPTS) for prompts in sets]
+    chosen = [even_choice(prompts, MOST_PROMPTS) for prompts in sets]
     flat = [prompt for prompts in chosen for prompt in prompts]
     states = prompt_states(base, flat, lambda done, total: progress("prompts", done, total))
     own = (states - router.mean) @ router.whitening.T
@@ -111,13 +114,6 @@ def fit_route(router: Router, base: LoadedBase, sets: Sequence[Sequence[str]], p
 def route_key(fitted: FittedKey, router: Router) -> RouteKey:
     """What a pack's directory stores of a fitted key."""
     return RouteKey(key_tensors(fitted.direction, fitted.bias), fitted.threshold, router.background_digest)
-
-
-def _some(prompts: Sequence[str], most: int) -> list[str]:
-    """At most so many, spread evenly over the whole."""
-    if len(prompts) <= most:
-        return list(prompts)
-    return [prompts[int(i)] for i in np.linspace(0, len(prompts) - 1, most)]
 
 
 def _card(base: str, n: int) -> str:
