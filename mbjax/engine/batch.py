@@ -1,7 +1,9 @@
 """Greedy answers to many prompts at once: lanes of one batch, each with its own length."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,10 +14,28 @@ from mbjax.core.forward import Packs
 from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling
 from mbjax.engine.device import Device, Group, chunks_of
-from mbjax.engine.programs import Programs, kv_dtype_of
+from mbjax.engine.programs import Programs, kv_dtype_of, shapes_of
 
 LANES = 8
 _CAPACITY_STEP = 256  # capacities are rounded up to it, so that few programs are ever compiled
+
+
+class BatchPrograms:
+    """Programs over batches of LANES lanes of one base, kept: to trace and load one again takes seconds."""
+
+    def __init__(self, params: Base, config: ModelConfig) -> None:
+        self._params, self._config = params, config
+        self._kept: dict[Any, Programs] = {}
+
+    def of(self, capacity: int, kv_dtype: str, form: Any = None) -> Programs:
+        """Those for so many positions, and for packs of the form of `form`; None: for none."""
+        leaves, structure = jax.tree.flatten(shapes_of(form))
+        key = capacity, kv_dtype, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in self._kept:
+            self._kept[key] = Programs(
+                self._params, self._config, form, lanes=LANES, capacity=capacity, kv_dtype=kv_dtype
+            )
+        return self._kept[key]
 
 
 def answer_all(
@@ -27,12 +47,14 @@ def answer_all(
     gates: np.ndarray | None = None,
     max_tokens: int,
     ends: frozenset[int],
+    programs: BatchPrograms | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """The greedy continuation of each prompt, at most `max_tokens` ids, without the id of `ends` that closes it.
 
     `packs`, all of one form, are forced on all of them, with `gates` float32 [N, P], or of 1. Prompts that are taken
-    in by the same chunks share a batch, so that an answer does not depend on the neighbours.
+    in by the same chunks share a batch, so that an answer does not depend on the neighbours. `programs` are those of
+    the base, where more calls follow.
     `progress(done, total)` counts prompts.
     """
     answers: list[list[int]] = [[] for _ in prompts]
@@ -40,9 +62,9 @@ def answer_all(
         return answers
     capacity = padded_capacity(max(max(sum(chunk_sizes(len(ids))), len(ids) + max_tokens) for ids in prompts))
     form = packs[0] if packs else None
-    programs = Programs(params, config, form, lanes=LANES, capacity=capacity, kv_dtype=kv_dtype_of(params))
+    own = (programs or BatchPrograms(params, config)).of(capacity, kv_dtype_of(params), form)
     gates = np.ones((len(prompts), len(packs)), np.float32) if gates is None else gates
-    device, done = Device(params, programs), 0
+    device, done = Device(params, own), 0
     seats, live = (jnp.asarray(x) for x in (np.arange(LANES, dtype=np.int32), np.ones(LANES, np.int32)))
     for members in alike(prompts):
         which = [members[min(lane, len(members) - 1)] for lane in range(LANES)]  # the last fills the rest

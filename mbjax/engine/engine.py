@@ -13,6 +13,7 @@ from mbjax.core.router import GATE_RULE, RESIDENT, gates_for
 from mbjax.core.sampling import Sampling
 from mbjax.engine.account import Account, Sizing, check_context, sized
 from mbjax.engine.answering import Answering, Text
+from mbjax.engine.batch import BatchPrograms
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.device import Device
 from mbjax.engine.host_memory import return_large_blocks
@@ -74,6 +75,7 @@ class Engine(Answering):
         form, installed = (None, None) if packs is None else (self.packs.form, len(self.packs.paths))
         planned = planned or Planned.of(self.base.params, self.base.config, form, context, lanes, self.kv_dtype)
         self.programs, self._router_bytes = planned.programs, planned.router
+        self.batch_programs = BatchPrograms(self.base.params, self.base.config)  # of evaluations, none until then
         self.sizing = planned.fitted(installed, budget) if budget is not None else Sizing.of(installed)
         self.predictor = Predictor()
         self._budget, self._peak, self._lock = budget, 0, threading.RLock()

@@ -138,6 +138,7 @@ def _answers(
         gates=gates,
         max_tokens=ANSWER_TOKENS,
         ends=ends,
+        programs=engine.batch_programs,
         progress=progress,
     )
     results = []

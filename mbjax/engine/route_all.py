@@ -9,7 +9,6 @@ import numpy as np
 from mbjax.core.decode import BUCKETS, chunk_sizes
 from mbjax.engine.batch import LANES, alike, padded_capacity
 from mbjax.engine.device import Device, chunks_of
-from mbjax.engine.programs import Programs
 from mbjax.engine.reply import RouteItem
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def route_all(
         return routes
     capacity = padded_capacity(max(sum(chunk_sizes(len(prompt.ids))) for prompt in prompts))
     base = engine.base
-    programs = Programs(base.params, base.config, lanes=LANES, capacity=capacity, kv_dtype=engine.kv_dtype)
+    programs = engine.batch_programs.of(capacity, engine.kv_dtype)
     device, seats, done = Device(base.params, programs), jnp.asarray(np.arange(LANES, dtype=np.int32)), 0
     for members in alike([prompt.ids for prompt in prompts]):
         lanes = [prompts[members[min(lane, len(members) - 1)]] for lane in range(LANES)]
