@@ -11,11 +11,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from mbjax.core import few_tokens
 from mbjax.core.cache import LayerKV, append
 from mbjax.core.config import ModelConfig
 from mbjax.core.lora import MAP_OUTPUT, LayerLora, adapted
 from mbjax.core.ops import attend, attend_cached, linear, lookup, rms_norm, rope
 from mbjax.core.param import fan_in, ones, param, zeros
+from mbjax.kernels import gpu
 
 if TYPE_CHECKING:
     from mbjax.core.fused import Bundle
@@ -145,7 +147,24 @@ def _layer(
     body = partial(_blocks, config=config)
     if kv is None:  # a full pass may be differentiated: keep what the maps give, make the cheap rest again
         body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(MAP_OUTPUT))
+    elif few_tokens.takes(params, h, kv, deltas):
+        few = partial(few_tokens.run, config=config)
+        by_op = partial(_blocks_of_few, config=config)
+        return jax.lax.platform_dependent(params, h, positions, kv, deltas, gates, seats, cuda=few, default=by_op)
     return body(params, h, positions, kv, deltas, gates, segments, seats)
+
+
+def _blocks_of_few(
+    params: Layer,
+    h: jax.Array,
+    positions: jax.Array,
+    kv: LayerKV,
+    deltas: Deltas,
+    gates: jax.Array,
+    seats: jax.Array | None,
+    config: ModelConfig,
+) -> tuple[jax.Array, LayerKV | None]:
+    return _blocks(params, h, positions, kv, deltas, gates, None, seats, config)
 
 
 def _blocks(
@@ -212,4 +231,14 @@ def head(params: Base, h: jax.Array, *, config: ModelConfig) -> jax.Array:
     """Final norm and head, tied or not. h [..., D] -> float32 logits [..., V]."""
     with jax.named_scope("head"):
         weight = params.embed if params.head is None else params.head
-        return linear(rms_norm(h, params.norm, config.rms_eps), weight).astype(jnp.float32)
+        rows = h.reshape(-1, h.shape[-1])
+
+        def by_op(rows: jax.Array, weight: jax.Array, norm: jax.Array) -> jax.Array:
+            return linear(rms_norm(rows, norm, config.rms_eps), weight)
+
+        if gpu.available() and rows.shape[0] <= few_tokens.MOST_ROWS and few_tokens.fits(weight):
+            few = partial(few_tokens.product, eps=config.rms_eps)
+            logits = jax.lax.platform_dependent(rows, weight, params.norm, cuda=few, default=by_op)
+        else:
+            logits = by_op(rows, weight, params.norm)
+        return logits.reshape(*h.shape[:-1], -1).astype(jnp.float32)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from mbjax.core import quant
 from mbjax.core.cache import LayerKV
 from mbjax.core.quant import QTensor
-from mbjax.kernels import attention
+from mbjax.kernels import attention, gpu
 
 _BLOCK = 256  # cached positions that one turn of the attention loop reads
 _MASKED = -1e30  # finite, so that a row of masked scores stays free of NaN
@@ -119,9 +119,23 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Ar
     int8; the rest is a loop of products.
     """
     few = q.shape[1] <= attention.FEW_TOKENS or kv.k_scales is not None
+    kernels: dict[str, Any] = {}
     if few and attention.compiled_for(q.shape):
-        return jax.lax.platform_dependent(q, kv, positions, seats, cpu=_attend_kernel, default=_attend_blocks)
-    return _attend_blocks(q, kv, positions, seats)
+        kernels["cpu"] = _attend_kernel
+    if gpu.available() and q.shape[-1] in gpu.HEAD_DIMS and kv.k.shape[2] % gpu.POSITIONS == 0:
+        kernels["cuda"] = _attend_gpu
+    if not kernels:
+        return _attend_blocks(q, kv, positions, seats)
+    return jax.lax.platform_dependent(q, kv, positions, seats, **kernels, default=_attend_blocks)
+
+
+def _attend_gpu(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None) -> jax.Array:
+    from mbjax.kernels.gpu.attention import attend, grouped_queries
+
+    seats = jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
+    queries, places = grouped_queries(q, kv.k.shape[1]), (positions[:, 0], seats)
+    mixed = attend(queries, q.shape[2], q.shape[1], *places, kv.k, kv.v, kv.k_scales, kv.v_scales)
+    return mixed.reshape(*q.shape[:2], -1)
 
 
 def _attend_kernel(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None) -> jax.Array:

@@ -52,7 +52,8 @@ class QTensor:
     w = scale * q + min, or scale * q (8 bits), or scale * (q - 8) (4 bits without mins). `shape` is that of w.
 
     `activations`, for plain 8-bit weights: products round x to int8 in groups of so many inputs, 0 for whole rows;
-    None: x as it is. Tiled weights always round it in groups of 32.
+    None: x as it is. Tiled weights always round it in groups of 32. `compute` is the dtype of what products come out
+    as: float32 on the CPU, bfloat16 on accelerators.
     """
 
     values: jax.Array
@@ -61,6 +62,7 @@ class QTensor:
     shape: tuple[int, int] = flax.struct.field(pytree_node=False)
     tiled: bool = flax.struct.field(pytree_node=False, default=False)
     activations: int | None = flax.struct.field(pytree_node=False, default=None)
+    compute: str = flax.struct.field(pytree_node=False, default="float32")
 
     @property
     def bits(self) -> int:
@@ -73,7 +75,7 @@ class QTensor:
     @property
     def dtype(self) -> Any:
         """What products with it come out as."""
-        return jnp.dtype(jnp.float32)
+        return jnp.dtype(self.compute)
 
     @property
     def nbytes(self) -> int:
@@ -115,6 +117,11 @@ def tile(q: QTensor) -> QTensor:
     return dataclasses.replace(
         q, values=tiles.tile_values(q.values), scales=tiles.tile_scales(q.scales), mins=mins, tiled=True
     )
+
+
+def for_accelerator(q: QTensor) -> QTensor:
+    """The form in which accelerators keep it: plain, weight-only, in bfloat16."""
+    return dataclasses.replace(untile(q), compute="bfloat16")
 
 
 def untile(q: QTensor) -> QTensor:

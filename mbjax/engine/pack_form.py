@@ -35,7 +35,10 @@ class PackForm:
     @classmethod
     def for_manifests(cls, config: ModelConfig, manifests: Sequence[Manifest], *, whole: bool) -> "PackForm":
         fitting = [m for m in manifests if not config_differences(m.base.config, config, expert=m.expert is not None)]
-        return cls(layout_for([announced(m.expert, m.lora, config, m.dtype) for m in fitting], config), whole)
+        layout = layout_for([announced(m.expert, m.lora, config, m.dtype) for m in fitting], config)
+        if jax.default_backend() != "cpu":  # whose kernels take ranks of 16, 32, 64
+            layout = dataclasses.replace(layout, rank=max(16, 1 << (layout.rank - 1).bit_length()))
+        return cls(layout, whole)
 
     @property
     def bytes(self) -> int:

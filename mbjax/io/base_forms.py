@@ -13,7 +13,7 @@ import numpy as np
 from mbjax.core.base import Base, declare
 from mbjax.core.config import DTYPES, ModelConfig
 from mbjax.core.param import Param, is_param
-from mbjax.core.quant import GROUPS, QTensor, Scheme, abstract
+from mbjax.core.quant import GROUPS, QTensor, Scheme, abstract, for_accelerator
 from mbjax.core.quantize import RULES, scheme_of
 from mbjax.errors import InputError
 from mbjax.io.names import base_tree, hf_name, hf_params
@@ -119,7 +119,8 @@ def _found(name: str, tensors: Mapping[str, _Typed]) -> Scheme:
 def _abstract_leaves(config: ModelConfig, forms: Mapping[str, Form], *, tiled: bool) -> dict[str, Any]:
     def leaf(form: Form, shape: tuple[int, ...]) -> Any:
         if isinstance(form, Scheme):
-            return abstract((shape[0], shape[1]), form, tiled=tiled)
+            weight = abstract((shape[0], shape[1]), form, tiled=tiled)
+            return weight if tiled else for_accelerator(weight)
         return jax.ShapeDtypeStruct(shape, form)
 
     return {name: leaf(forms[name], param.shape) for name, param in hf_params(config).items()}

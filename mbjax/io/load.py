@@ -9,7 +9,7 @@ import jax
 
 from mbjax.core.base import Base
 from mbjax.core.config import ModelConfig
-from mbjax.core.quant import is_quantized, untile
+from mbjax.core.quant import for_accelerator, is_quantized
 from mbjax.errors import InputError
 from mbjax.io.base_forms import base_leaves, check_dtype
 from mbjax.io.converted import converted
@@ -70,7 +70,7 @@ def _placed(leaf: Any) -> Any:
     """One parameter on the device; accelerators take quantised weights in their plain layout."""
     placed = jax.device_put(leaf)
     plain = is_quantized(leaf) and jax.default_backend() != "cpu"
-    return jax.jit(untile)(placed) if plain else placed
+    return jax.jit(for_accelerator)(placed) if plain else placed
 
 
 def _resolved(name_or_path: str | Path) -> tuple[str, Path]:

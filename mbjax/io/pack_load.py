@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from mbjax.core.expert import expert_config
 from mbjax.core.pack import Pack
-from mbjax.core.quant import INT4, INT8, QTensor, tile, untile
+from mbjax.core.quant import INT4, INT8, QTensor, for_accelerator, tile
 from mbjax.core.quantize import Rule, quantize
 from mbjax.io.base_forms import check_dtype
 from mbjax.io.pack_dir import RouteKey, StoredPack, read_pack
@@ -78,7 +78,7 @@ def _in_dtype(stored: StoredPack, dtype: str, path: Path) -> Pack:
         if dtype != "auto":
             params = jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)) if x.ndim == 2 else x, params)
         return jax.device_put(params)  # all at once: leaf by leaf takes longer than reading the file
-    place = tile if jax.default_backend() == "cpu" else untile
+    place = tile if jax.default_backend() == "cpu" else for_accelerator
     try:
         return quantize(_with_stored(stored, dtype, place), _RULES[dtype], place)[0]
     except ValueError as error:

@@ -1,0 +1,133 @@
+"""A layer over a few tokens on a graphics card, where launches cost as much as bytes: seven of them, and four more for
+low-rank parts. `base` has the same layer operation by operation.
+
+Axis letters: B batch, T tokens, R rows (B * T), D model width, H query heads, K key/value heads, E head width, P packs.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from mbjax.core.cache import LayerKV
+from mbjax.core.config import ModelConfig
+from mbjax.core.quant import QTensor
+from mbjax.kernels import gpu
+
+if TYPE_CHECKING:
+    from mbjax.core.base import Layer
+    from mbjax.core.lora import LayerLora
+
+MOST_ROWS = 8  # as `kernels.gpu.linear` has it
+
+
+def takes(params: "Layer", h: jax.Array, kv: LayerKV | None, deltas: "Sequence[LayerLora | None]") -> bool:
+    """Whether `run` can take this layer, h [B, T, D], cache and deltas."""
+    if kv is None or h.shape[0] * h.shape[1] > MOST_ROWS or not gpu.available():
+        return False
+    return (
+        kv.k.shape[3] in gpu.HEAD_DIMS
+        and kv.k.shape[2] % gpu.POSITIONS == 0
+        and all(fits(w) for w in jax.tree.leaves(params, is_leaf=_is_weight) if _is_weight(w))
+        and all(x.shape[0] & (x.shape[0] - 1) == 0 and x.shape[0] >= 16 for x in _downs(deltas))
+    )
+
+
+def fits(weight: Any) -> bool:
+    """Whether the products here take a weight [out, in], plain or quantised."""
+    from mbjax.kernels.gpu import linear
+
+    return not (isinstance(weight, QTensor) and weight.tiled) and linear.fits(_weight(weight), weight.shape[1])
+
+
+def product(x: jax.Array, weight: Any, norm: jax.Array, eps: float) -> jax.Array:
+    """rms_norm(x) W^T of x [R, in], R at most MOST_ROWS."""
+    from mbjax.kernels.gpu.linear import linears
+
+    return linears(x, [_weight(weight)], norm=norm, eps=eps)[0]
+
+
+def run(
+    params: "Layer",
+    h: jax.Array,
+    positions: jax.Array,
+    kv: LayerKV,
+    deltas: "tuple[LayerLora | None, ...]",
+    gates: jax.Array,
+    seats: jax.Array | None,
+    config: ModelConfig,
+) -> tuple[jax.Array, LayerKV]:
+    """As `base.run_layers` for one layer with its cache."""
+    from mbjax.kernels.gpu.attention import attend
+    from mbjax.kernels.gpu.place import place
+
+    a, m, shape = params.attn, params.mlp, h.shape[:2]
+    own = gates.reshape(shape[0] * shape[1], gates.shape[-1])
+
+    def adapted(x: Any, names: Sequence[str], weights: Sequence[Any], **more: Any) -> list[jax.Array]:
+        return _adapted(x, names, weights, deltas, own, eps=config.rms_eps, **more)
+
+    rows = h.reshape(-1, h.shape[-1])
+    biases = (a.q_bias, a.k_bias, a.v_bias)
+    q, k, v = (
+        y.reshape(*shape, -1, config.head_dim)
+        for y in adapted(rows, ("q", "k", "v"), (a.q, a.k, a.v), biases=biases, norm=a.norm)
+    )
+    seats = jnp.arange(shape[0], dtype=jnp.int32) if seats is None else seats
+    caches = (kv.k, kv.v) if kv.k_scales is None or kv.v_scales is None else (kv.k, kv.v, kv.k_scales, kv.v_scales)
+    norms = None if a.q_norm is None or a.k_norm is None else (a.q_norm, a.k_norm)
+    freq, starts = jnp.asarray(config.inv_freq(), jnp.float32), positions[:, 0]
+    queries, caches = place(q, k, v, starts, seats, freq, caches, norms, eps=config.rms_eps)
+    mixed = attend(queries, config.n_heads, shape[1], starts, seats, *caches).reshape(rows.shape[0], -1)
+    rows = adapted(mixed, ("o",), (a.o,), residual=rows)[0]
+    gate, up = adapted(rows, ("gate", "up"), (m.gate, m.up), norm=m.norm)
+    rows = adapted((gate, up), ("down",), (m.down,), residual=rows)[0]
+    return rows.reshape(h.shape), LayerKV(*caches)
+
+
+def _adapted(
+    x: Any,
+    names: Sequence[str],
+    weights: Sequence[Any],
+    deltas: "Sequence[LayerLora | None]",
+    gates: jax.Array,
+    *,
+    eps: float,
+    norm: jax.Array | None = None,
+    biases: Sequence[jax.Array | None] | None = None,
+    residual: jax.Array | None = None,
+) -> list[jax.Array]:
+    """x [R, in] through several maps and what the packs add to each: the deltas' first halves go with the maps."""
+    from mbjax.kernels.gpu.linear import Weight, linears
+    from mbjax.kernels.gpu.low_rank import Delta, add_deltas
+
+    there = [(p, layer) for p, layer in enumerate(deltas) if layer is not None]
+    found = [(p, i, getattr(layer, name)) for p, layer in there for i, name in enumerate(names)]
+    found = [(p, i, low_rank) for p, i, low_rank in found if low_rank is not None]
+    maps = [_weight(w, bias, residual) for w, bias in zip(weights, biases or [None] * len(weights), strict=True)]
+    ys = linears(x, [*maps, *(Weight(low_rank.a) for _, _, low_rank in found)], norm=norm, eps=eps)
+    if not found:
+        return ys
+    lows = zip(found, ys[len(maps) :], strict=True)
+    parts: list[list[Delta]] = [[] for _ in maps]
+    for (p, i, low_rank), low in lows:
+        parts[i].append(Delta(p, low, low_rank.b, low_rank.scale))
+    return add_deltas(ys[: len(maps)], parts, gates)
+
+
+def _weight(weight: Any, bias: jax.Array | None = None, residual: jax.Array | None = None) -> Any:
+    from mbjax.kernels.gpu.linear import Weight
+
+    if isinstance(weight, QTensor):
+        return Weight(weight.values, weight.scales, weight.mins, bias, residual)
+    return Weight(weight, bias=bias, residual=residual)
+
+
+def _is_weight(x: Any) -> bool:
+    return isinstance(x, QTensor) or getattr(x, "ndim", 0) == 2
+
+
+def _downs(deltas: "Sequence[LayerLora | None]") -> list[jax.Array]:
+    """The first halves of all deltas, [rank, in] each."""
+    return [part.a for layer in deltas if layer is not None for part in vars(layer).values() if part is not None]

@@ -1,0 +1,121 @@
+"""New keys and values put into a cache, and queries made ready for it, on a graphics card: rotation, the norms of single
+heads where a base has them, and int8 rounding in one launch. Letters: R rows, B rows of a step, T tokens, H and K
+query and key/value heads, E head width."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+from mbjax.kernels.gpu.attention import padded_queries
+
+
+def place(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    starts: jax.Array,
+    seats: jax.Array,
+    inv_freq: jax.Array,
+    caches: tuple[jax.Array, ...],
+    norms: tuple[jax.Array, jax.Array] | None,
+    *,
+    eps: float,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """q [B, T, H, E], k and v [B, T, K, E], as the maps give them; starts and seats int32 [B], as in `attend`; inv_freq
+    float32 [E / 2]; caches (k, v) [N, K, S, E], int8 ones with their scales (k, v) float32 [N, K, S] behind them.
+
+    Returns q normed and rotated as `attend` takes it, [B, K, Q, E], and the caches, updated in place where they are
+    donated.
+    """
+    n_batch, n_tokens, n_heads, width = q.shape
+    queries = jax.ShapeDtypeStruct(
+        (n_batch, k.shape[2], padded_queries(n_tokens, n_heads // k.shape[2]), width), q.dtype
+    )
+    operands = [q, k, v, starts, seats, inv_freq, *(norms or ()), *caches]
+    first = len(operands) - len(caches)
+    found = pl.pallas_call(
+        partial(_place, normed=norms is not None, eps=eps),
+        grid=(n_batch, n_tokens, n_heads + 2 * k.shape[2]),
+        out_shape=[queries, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in caches)],
+        input_output_aliases={first + i: 1 + i for i in range(len(caches))},
+        compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
+        name="place",
+    )(*operands)
+    return found[0], tuple(found[1:])
+
+
+def _place(
+    q_ref: Any, k_ref: Any, v_ref: Any, starts: Any, seats: Any, freq_ref: Any, *refs: Any, normed: bool, eps: float
+) -> None:
+    """One head of one token."""
+    norms, refs = (refs[:2], refs[2:]) if normed else ((None, None), refs)
+    n_caches = (len(refs) - 1) // 2
+    out, caches = refs[n_caches], refs[n_caches + 1 :]
+    row, token, head = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    n_heads, n_kv = q_ref.shape[2], k_ref.shape[2]
+    group, at = n_heads // n_kv, starts[row] + token
+    angle = at.astype(jnp.float32) * freq_ref[:]
+    turn = jnp.cos(angle), jnp.sin(angle)
+
+    @pl.when(head < n_heads)
+    def _() -> None:
+        for half, value in zip(
+            _halves(q_ref.shape[3]), _rotated(q_ref, row, token, head, norms[0], turn, eps), strict=True
+        ):
+            out[row, head // group, token * group + head % group, half] = value.astype(out.dtype)
+
+    @pl.when((head >= n_heads) & (head < n_heads + n_kv))
+    def _() -> None:
+        own = head - n_heads
+        _write(caches[0::2], (seats[row], own, at), _rotated(k_ref, row, token, own, norms[1], turn, eps))
+
+    @pl.when(head >= n_heads + n_kv)
+    def _() -> None:
+        own = head - n_heads - n_kv
+        halves = [v_ref[row, token, own, half].astype(jnp.float32) for half in _halves(v_ref.shape[3])]
+        _write(caches[1::2], (seats[row], own, at), halves)
+
+
+def _halves(width: int) -> list[Any]:
+    return [pl.ds(0, width // 2), pl.ds(width // 2, width // 2)]
+
+
+def _rotated(
+    ref: Any,
+    row: jax.Array,
+    token: jax.Array,
+    head: jax.Array,
+    norm: Any,
+    turn: tuple[jax.Array, jax.Array],
+    eps: float,
+) -> list[jax.Array]:
+    """The two halves of a head, float32 [E / 2] each."""
+    width = ref.shape[3]
+    a, b = (ref[row, token, head, half].astype(jnp.float32) for half in _halves(width))
+    if norm is not None:
+        by = jax.lax.rsqrt((jnp.sum(a * a) + jnp.sum(b * b)) / width + eps)
+        a, b = (x * by * norm[half] for x, half in zip((a, b), _halves(width), strict=True))
+    cos, sin = turn
+    return [a * cos - b * sin, b * cos + a * sin]
+
+
+def _write(caches: Any, place: tuple[jax.Array, ...], halves: list[jax.Array]) -> None:
+    """Into a cache, or into an int8 one and its scales; rounding as `twins.quantize_kv` does it."""
+    values = caches[0]
+    if len(caches) == 2:
+        largest = jnp.maximum(jnp.max(jnp.abs(halves[0])), jnp.max(jnp.abs(halves[1])))
+        by = jnp.where(largest > 0, 127.0 / jnp.maximum(largest, 1e-30), 0.0)
+        halves = [_rounded(half * by) for half in halves]
+        caches[1][place] = largest / 127.0
+    for part, half in zip(_halves(values.shape[3]), halves, strict=True):
+        values[(*place, part)] = half.astype(values.dtype)
+
+
+def _rounded(x: jax.Array) -> jax.Array:
+    """To the nearest integer, ties to even: Triton has no round, float32 beyond 2**23 has no fractions."""
+    shift = jnp.float32(1.5 * 2**23)
+    return (x + shift) - shift
