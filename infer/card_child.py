@@ -47,16 +47,30 @@ def about_device() -> dict[str, Any]:
             "bytes_limit": statistics.get("bytes_limit")}  # fmt: skip
 
 
+def count_cache(counts: dict[str, int]) -> None:
+    """Counts programs that were read from the cache and those that were not there: where any was compiled, what the
+    compiler tried out on the device is in the allocator's peak."""
+    import jax
+
+    def heard(event: str, **_: Any) -> None:
+        if event.startswith("/jax/compilation_cache/cache_"):
+            name = event.rsplit("_", 1)[1]
+            counts[name] = counts.get(name, 0) + 1
+
+    jax.monitoring.register_event_listener(heard)
+
+
 def main() -> None:
     cell_file, result, mode = sys.argv[1:]
     asked = json.loads(Path(cell_file).read_text())
     cell, notes = Cell.of(asked["cell"]), Notes(Path(result), asked["base"])
-    begin = time.perf_counter()
+    begin, cache = time.perf_counter(), dict[str, int]()
     if cell.part != "torch":
         use_compile_cache()
+        count_cache(cache)
         notes.put(**about_device())
     getattr(importlib.import_module(MODULES[cell.part]), mode)(cell, notes)
-    notes.put(done=True, process_s=time.perf_counter() - begin)
+    notes.put(done=True, program_cache=cache, process_s=time.perf_counter() - begin)
 
 
 if __name__ == "__main__":

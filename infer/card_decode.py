@@ -38,6 +38,7 @@ def warm(cell: Cell, notes: Notes) -> None:
     form = pack_form(cell.config)
     programs = programs_for(cell.config, base_shapes(cell.config, cell.dtype), form, cell.lanes, context_of(cell))
     notes.put(compile_s=compile_needed(programs, form, context_of(cell)))
+    notes.put(account=sized(programs, form, Sizing(SLOTS, SLOTS), ROUTER_BYTES, None, context_of(cell)).total)
 
 
 def measure(cell: Cell, notes: Notes) -> None:

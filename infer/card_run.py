@@ -1,9 +1,11 @@
 """Starts the measurements of `card.py`, each in a process of its own, and keeps what they find."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,12 @@ class Results:
 
     def lacks(self, name: str, retry: bool) -> bool:
         there = self.cells.get(name)
-        return there is None or (retry and "error" in there)
+        return there is None or (retry and failed(there))
+
+
+def failed(found: dict[str, Any]) -> bool:
+    """Whether a cell, or a part of it, came to no result."""
+    return "error" in found or any(isinstance(part, dict) and failed(part) for part in found.values())
 
 
 @dataclasses.dataclass
@@ -53,7 +60,8 @@ class Child:
         (place / "cell.json").write_text(json.dumps({"cell": dataclasses.asdict(cell), "base": base}))
         words = [sys.executable, str(CHILD), str(place / "cell.json"), str(place / "result.json"), mode]
         with open(place / "log", "wb") as log:
-            process = subprocess.Popen(words, stdout=log, stderr=log, env=_environment(cell, mode, fraction))
+            env = _environment(cell, mode, fraction)
+            process = subprocess.Popen(words, stdout=log, stderr=log, env=env, start_new_session=True)
         return cls(process, folder, time.perf_counter(), seconds)
 
     def end(self) -> dict[str, Any]:
@@ -63,8 +71,7 @@ class Child:
         try:
             self.process.wait(max(left, 0.1))
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            self.stop()
             late = True
         place = Path(self.folder.name)
         result, lines = place / "result.json", (place / "log").read_text(errors="replace").strip().splitlines()
@@ -75,6 +82,13 @@ class Child:
             found["log"] = lines[-15:]
         self.folder.cleanup()
         return found
+
+
+    def stop(self) -> None:
+        """Ends it and all that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 def run_cells(cells: list[Cell], results: Results, options: argparse.Namespace) -> None:
@@ -96,7 +110,7 @@ def run_cells(cells: list[Cell], results: Results, options: argparse.Namespace) 
                 continue
             _say(f"{cell.name} ({left():.0f} s left)")
             child = Child.start(cell, "measure", options.base, fraction, min(cell.seconds, left()))
-            found = child.end()
+            found = _ended([child])[0]
             _say(f"{cell.name}: {found.get('error', 'measured')} in {found['wall_s']:.0f} s")
             results.put(cell.name, found | {"compiled": compiled.get(cell.name)})
     for cell in wanted:
@@ -115,12 +129,22 @@ def _prepare(batch: list[Cell], results: Results, base: str | None, left: Any) -
             children.append((cell, Child.start(cell, mode, base, None, min(cell.seconds, left()))))
     _say(f"preparing {', '.join(cell.name for cell, _ in children)}")
     found = {}
-    for cell, child in children:
-        found[cell.name] = child.end()
+    for cell, one in zip([cell for cell, _ in children], _ended([child for _, child in children]), strict=True):
+        found[cell.name] = one
         _say(f"{cell.name}: {found[cell.name].get('error', 'prepared')} in {found[cell.name]['wall_s']:.0f} s")
         if not cell.timed:
             results.put(cell.name, found.pop(cell.name))
     return found
+
+
+def _ended(children: list[Child]) -> list[dict[str, Any]]:
+    """What each found; none outlives this process where it is interrupted."""
+    try:
+        return [child.end() for child in children]
+    except BaseException:
+        for child in children:
+            child.stop()
+        raise
 
 
 def _environment(cell: Cell, mode: str, fraction: float | None) -> dict[str, str]:

@@ -19,9 +19,10 @@ def device_events(run: Callable[[], Any], steps: int, most: int = 12) -> dict[st
             run()
         file = next(Path(folder).rglob("*.xplane.pb"))
         planes = [p for p in jax.profiler.ProfileData.from_file(str(file)).planes if "GPU" in p.name]
-    lines = [_line(line, steps, most) for plane in planes for line in plane.lines]
-    streams = [line for line in lines if line is not None and line["line"].startswith("Stream")]
-    return max(streams, key=lambda line: line["busy_us"], default=None)
+    found = [_line(line, steps, most) for plane in planes for line in plane.lines]
+    lines = [line for line in found if line is not None]
+    streams = [line for line in lines if line["line"].startswith("Stream")]
+    return max(streams or lines, key=lambda line: line["busy_us"], default=None)
 
 
 def _line(line: Any, steps: int, most: int) -> dict[str, Any] | None:
