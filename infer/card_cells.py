@@ -34,10 +34,10 @@ class Scale:
     matrices: tuple[int, ...] = (4096, 8192)
     text: int = 256  # tokens of each text that logits are compared on
     row: int = 512  # tokens of a row of training
-    rows: tuple[int, ...] = (64, 32, 16, 8, 4)  # rows of a batch, the first that fits
+    rows: tuple[int, ...] = (32, 16, 8, 4)  # rows of a batch, the first that fits
     train_steps: int = 10
     base_row: int = 2048
-    base_rows: tuple[int, ...] = (32, 16, 8, 4)
+    base_rows: tuple[int, ...] = (16, 8, 4)
 
 
 SMALL = Scale(

@@ -77,5 +77,3 @@ def _tokens(cell: Cell, config: ModelConfig, encode: Any) -> np.ndarray:
 
     long_enough = (ids for ids in map(encode, real_texts().values()) if len(ids) >= length)
     return np.asarray([next(long_enough)[:length] for _ in range(TEXTS)], np.int32)
-
-

@@ -117,7 +117,7 @@ def _memory_table(cells: dict[str, Any]) -> str:
         foreseen, peak = account(cell), memory.get("peak_bytes_in_use")
         rows.append((name[7:], _mega(resident.get("account")), _mega(resident.get("allocator")), _mega(foreseen),
                      _mega(peak), _percent(peak and foreseen and peak / foreseen)))  # fmt: skip
-    head = ("base, weights, lanes", "resident, account", "allocator", "in use, account", "peak, allocator", "of account")
+    head = ("base, weights, lanes", "resident, account", "allocator", "in use, account", "allocator's peak", "share")
     return _section("Memory, MB of 10^6 bytes", head, rows)
 
 

@@ -83,7 +83,6 @@ class Child:
         self.folder.cleanup()
         return found
 
-
     def stop(self) -> None:
         """Ends it and all that it started."""
         with contextlib.suppress(ProcessLookupError):
@@ -152,13 +151,15 @@ def _environment(cell: Cell, mode: str, fraction: float | None) -> dict[str, str
     own = dict(os.environ)
     if fraction is not None and cell.limited:
         return own | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{fraction:.6f}", "XLA_PYTHON_CLIENT_PREALLOCATE": "true"}
-    return own | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return own | {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def _fraction(limit_gib: float) -> float | None:
     """The limit as a share of the device's memory; None where the device keeps no statistics."""
     env = dict(os.environ) | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "1.0"}
-    done = subprocess.run([sys.executable, "-c", _TOTAL], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", _TOTAL], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     words = done.stdout.split()
     total = int(words[1]) if done.returncode == 0 and len(words) == 2 else 0
     return limit_gib * 2**30 / total if total else None

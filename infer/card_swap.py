@@ -99,5 +99,3 @@ def _gaps(bench: Bench, place: Place | None, steps: int) -> list[float]:
                 gaps.append(times[-1] - times[-2])
         before = token
     return gaps
-
-

@@ -123,7 +123,8 @@ def decoding(model: Any, cell: Cell, n: int, context: int, way: str) -> dict[str
     import torch
 
     scale, device = cell.scale, model.device
-    cache, prompt = _cache(model, n, context), torch.randint(0, cell.config.vocab_size, (n, scale.prompt), device=device)
+    cache = _cache(model, n, context)
+    prompt = torch.randint(0, cell.config.vocab_size, (n, scale.prompt), device=device)
     begin = time.perf_counter()
     token = _step(model)(prompt, torch.arange(scale.prompt, device=device), cache)
     run = _compiled(model, way)

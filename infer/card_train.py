@@ -34,8 +34,12 @@ SCORED = 2  # of so many tokens one is an answer's
 
 
 def warm(cell: Cell, notes: Notes) -> None:
-    """Compiles for the largest batch, the one most likely to fit."""
+    """Compiles for the largest batch, the first that is tried."""
     if cell.part == "train_base":
+        run, placed = base_run(cell, cell.scale.base_rows[0])
+        begin = time.perf_counter()
+        run._step.lower(run.abstract, placed).compile()
+        notes.put(compile_s=time.perf_counter() - begin)
         return
     work = PackWork(cell, cell.scale.rows[0])
     base = base_shapes(cell.config, "bfloat16")
@@ -131,7 +135,7 @@ def first_fitting(
                     state = step(state)
                 jax.block_until_ready(state)
                 seconds.append((time.perf_counter() - begin) / steps)
-        except Exception as error:  # noqa: BLE001 - only the words tell that memory was what lacked
+        except Exception as error:  # only its words tell that memory was what lacked
             refused[str(rows)] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
             notes.put(refused=refused)
             if "RESOURCE_EXHAUSTED" not in str(error) or rows == sizes[-1]:
@@ -144,25 +148,29 @@ def first_fitting(
     raise ValueError("no number of rows was given")
 
 
-def measure_base(cell: Cell, notes: Notes) -> None:
-    """The step of `mbjax train base` itself, on random rows of one document each."""
+def base_run(cell: Cell, rows: int) -> tuple[Any, Any]:
+    """The run of `mbjax train base` for the shape, and a batch of random rows of one document each."""
+    names = ("base_loop", "base_config", "mesh")
     try:
-        loop, forms, mesh, flops = (
-            importlib.import_module(f"mbjax.training.{name}") for name in ("base_loop", "base_config", "mesh", "flops")
-        )
+        loop, forms, mesh = (importlib.import_module(f"mbjax.training.{name}") for name in names)
     except ImportError as error:
         raise RuntimeError(f"training a base is not there to be measured: {error}") from error
-    config, scale = cell.config, cell.scale
+    settings = forms.BaseConfig(
+        "card", "none", forms.ShapeConfig(**_shape(cell.config)), (), loop=forms.BaseLoopConfig(rows=rows)
+    )
+    run = loop.BaseRun(settings, mesh.make_mesh(settings.mesh), np.ones(cell.config.vocab_size, np.int32))
+    return run, run.put(_BaseRows(cell.config, rows, cell.scale.base_row))
+
+
+def measure_base(cell: Cell, notes: Notes) -> None:
+    scale = cell.scale
 
     def work(rows: int) -> tuple[Callable[[Any], Any], Callable[[], Any]]:
-        settings = forms.BaseConfig("card", "none", forms.ShapeConfig(**_shape(config)), ())
-        settings = settings.__class__(**(vars(settings) | {"loop": forms.BaseLoopConfig(rows=rows)}))
-        run = loop.BaseRun(settings, mesh.make_mesh(settings.mesh), np.ones(config.vocab_size, np.int32))
-        placed = run.put(_BaseRows(config, rows, scale.base_row))
+        run, placed = base_run(cell, rows)
         return (lambda state: run._step(state, placed)[0]), run.start
 
     notes.put(**first_fitting(work, scale.base_rows, scale.base_row, scale.train_steps, notes))
-    per_token = flops.flops_per_token(config, scale.base_row)
+    per_token = importlib.import_module("mbjax.training.flops").flops_per_token(cell.config, scale.base_row)
     notes.put(flops=notes.found["rows"] * scale.base_row * per_token)
 
 

@@ -67,7 +67,8 @@ def test_the_page_says_what_failed(tmp_path, monkeypatch):
 
 
 def test_the_grid_is_whole_for_the_first_shape_only():
-    cells = [cell.name for cell in all_cells(["decode", "torch"], list(CARD_SHAPES), ["bfloat16", "int8", "int4"], [1, 8])]
+    dtypes = ["bfloat16", "int8", "int4"]
+    cells = [cell.name for cell in all_cells(["decode", "torch"], list(CARD_SHAPES), dtypes, [1, 8])]
     assert len([name for name in cells if name.startswith("decode:Qwen2.5-0.5B")]) == 6
     assert not [name for name in cells if "Llama" in name and "int4" in name]
     assert cells.index("torch:Llama-3.2-1B") == cells.index("decode:Llama-3.2-1B:bfloat16:x8") + 1
