@@ -39,7 +39,7 @@ def measure(cell: Cell, notes: Notes) -> None:
         notes.put(errors=found)
 
 
-def logits(base: Base, config: ModelConfig, tokens: np.ndarray, device: jax.Device) -> np.ndarray:
+def logits(base: Base, config: ModelConfig, tokens: np.ndarray, device: Any) -> np.ndarray:
     """float32 [B, T, V], computed on that device."""
     placed = jax.device_put(base, device)
     gates = jax.device_put(np.zeros((*tokens.shape, 0), np.float32), device)

@@ -131,7 +131,7 @@ _watchers: list[list[str]] = []
 _listening: list[bool] = []
 
 
-def _heard(event: str, _: float, **__: Any) -> None:
+def _heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         for own in _watchers:
             own.append(event)
