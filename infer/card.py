@@ -1,0 +1,45 @@
+"""What a 4 GB card gives: memory, decoding, prefill, swaps, training, and PyTorch beside it, all of one accelerator.
+
+    python infer/card.py --parts rates,decode,torch --out card.json [--limit-gib 4] [--seconds 500] [--ahead 8]
+    python infer/card.py --out card.json --write       tables and curves into docs/, from what is there
+
+Each measurement is a process of its own that gets --limit-gib of the device's memory and no more (training and
+PyTorch: all of it). First the programs of the next few are compiled, side by side and kept; then these are measured,
+one at a time, alone on the device. Results are in the file as soon as they exist; what is there is not measured again.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from card_cells import CARD_SHAPES, PARTS, all_cells
+from card_report import derived, page, summary
+from card_run import Results, run_cells
+from report import parser
+
+
+def main() -> None:
+    command = parser(__doc__)
+    command.add_argument("--parts", default="", help=f"of {', '.join(PARTS)}; decode measures prefill and memory, too")
+    command.add_argument("--shapes", default=",".join(CARD_SHAPES), help="tiny: a few seconds, on any machine")
+    command.add_argument("--dtypes", default="bfloat16,int8,int4", help="int4: of the first shape only")
+    command.add_argument("--lanes", default="1,8")
+    command.add_argument("--out", type=Path, required=True, help="the file that holds all results")
+    command.add_argument("--limit-gib", type=float, default=4.0)
+    command.add_argument("--base", help="real weights for logits: a name or a path")
+    command.add_argument("--seconds", type=float, default=float("inf"), help="start nothing after so many")
+    command.add_argument("--ahead", type=int, default=8, help="how many compile side by side")
+    command.add_argument("--retry", action="store_true", help="measure again what failed")
+    options = command.parse_args()
+    results = Results(options.out)
+    split = {name: [x for x in getattr(options, name).split(",") if x] for name in ("parts", "shapes", "dtypes")}
+    cells = all_cells(split["parts"], split["shapes"], split["dtypes"], [int(n) for n in options.lanes.split(",")])
+    run_cells(cells, results, options)
+    if options.write:
+        page(results.cells, " ".join(["python", "infer/card.py", *sys.argv[1:]]))
+    found = {"cells": results.cells, "derived": derived(results.cells)}
+    print(json.dumps(found) if options.json else summary(results.cells))
+
+
+if __name__ == "__main__":
+    main()
