@@ -26,7 +26,7 @@ from mbjax.core.sampling import Sampling
 from mbjax.engine.account import Sizing, sized
 from mbjax.engine.device import Device, Group, chunks_of
 from mbjax.engine.pack_form import PackForm
-from mbjax.engine.programs import Programs, prefill_sizes, tree_bytes
+from mbjax.engine.programs import BURST, Programs, prefill_sizes, tree_bytes
 
 
 def context_of(cell: Cell) -> int:
@@ -113,14 +113,15 @@ class Bench:
         with compilations() as compiled:
             run_steps(device, group, 5)
             seconds = [run_steps(device, group, steps) / steps for _ in range(self.scale.repeats)]
+            single = [run_steps(device, group, steps, bursts=False) / steps for _ in range(self.scale.repeats)]
         begin = time.perf_counter()
         for _ in range(steps):
             token = device.step(group)
         dispatch = (time.perf_counter() - begin) / steps
         jax.block_until_ready(token)
-        valid = self.scale.prompt + 5 + self.scale.repeats * steps // 2
+        valid = self.scale.prompt + 5 + self.scale.repeats * steps
         step = stats.median(seconds)
-        return {"step_s": step, "all_s": seconds, "dispatch_s": dispatch, "tok_s": self.cell.lanes / step,
+        return {"step_s": step, "all_s": seconds, "single_step_s": stats.median(single), "dispatch_s": dispatch, "tok_s": self.cell.lanes / step,
                 "valid": valid, "compilations": len(compiled)}  # fmt: skip
 
     def prefilling(self, n_tokens: int) -> dict[str, Any]:
@@ -172,20 +173,21 @@ class Bench:
         for n_packs in (0, SLOTS):
             group = self.filled(n_packs, self.scale.prompt)
             run_steps(device, group, 3)
-            found[str(n_packs)] = device_events(lambda group=group: run_steps(device, group, 10), 10)
+            found[str(n_packs)] = device_events(lambda group=group: run_steps(device, group, 2 * BURST), 2 * BURST)
         return found
 
 
-def run_steps(device: Device, group: Group, n: int) -> float:
-    """Seconds of n steps, each token read once the next step is on its way."""
+def run_steps(device: Device, group: Group, n: int, *, bursts: bool = True) -> float:
+    """Seconds of n steps, in bursts where the engine takes them so; tokens are read once the next are on their way."""
+    burst = bursts and device.programs.bursts and n >= BURST
     begin, before = time.perf_counter(), None
-    for _ in range(n):
-        token = device.step(group)
+    for _ in range(n // BURST if burst else n):
+        tokens = device.burst(group) if burst else device.step(group)
         if before is not None:
             np.asarray(before)
-        before = token
+        before = tokens
     np.asarray(before)
-    return time.perf_counter() - begin
+    return (time.perf_counter() - begin) * (n / (n // BURST * BURST) if burst else 1)
 
 
 def _read_bytes(params: Any) -> int:

@@ -16,7 +16,7 @@ from mbjax.core.config import ModelConfig
 from mbjax.core.lora import declare_lora
 from mbjax.core.pack import Pack
 from mbjax.core.param import Param, abstract_params, is_param
-from mbjax.core.quant import QTensor, Scheme, abstract
+from mbjax.core.quant import QTensor, Scheme, abstract, for_accelerator
 from mbjax.core.quantize import RULES, quantize_weight, scheme_of
 from mbjax.core.slots import layout_for
 from mbjax.engine.account import capacity_for
@@ -33,7 +33,7 @@ def base_shapes(config: ModelConfig, dtype: str) -> Base:
     def one(path: Any, p: Param) -> Any:
         scheme = _scheme(path, p, dtype)
         if scheme is not None:
-            return abstract((p.shape[0], p.shape[1]), scheme, tiled=False)
+            return for_accelerator(abstract((p.shape[0], p.shape[1]), scheme, tiled=False))
         return jax.ShapeDtypeStruct(p.shape, _float_dtype(p, dtype))
 
     return jax.tree.map_with_path(one, declare(config), is_leaf=is_param)
@@ -62,7 +62,7 @@ def _drawn(rng: np.random.Generator, p: Param, scheme: Scheme | None, dtype: str
     if scheme is None:
         return values.astype(_float_dtype(p, dtype))
     with jax.default_device(jax.devices("cpu")[0]):
-        return jax.tree.map(np.asarray, quantize_weight(jnp.asarray(values), scheme))
+        return jax.tree.map(np.asarray, for_accelerator(quantize_weight(jnp.asarray(values), scheme)))
 
 
 def _scheme(path: Any, p: Param, dtype: str) -> Scheme | None:
@@ -105,6 +105,8 @@ def compile_needed(programs: Programs, form: PackForm, prompt: int, drafts: bool
         jobs.append((f"understand {size}", lambda size=size: programs.understand(size)))
         jobs += [(f"fuse {size}, {n} packs", lambda s=size, n=n: programs.fuse(s, n)) for n in range(SLOTS + 1)]
     jobs += [(f"decode {n} packs", lambda n=n: programs.decode(n, lanes)) for n in range(SLOTS + 1)]
+    if programs.bursts:
+        jobs += [(f"bursts with {n} packs", lambda n=n: programs.burst(n, lanes)) for n in range(SLOTS + 1)]
     if drafts:
         jobs.append(("verify", lambda: programs.verify(SLOTS)))
     jobs.append(("unpack", form.warm_up))

@@ -131,6 +131,21 @@ def decode(
     return token, cache, board
 
 
+def decode_many(
+    params: Base, mix: Mix, cache: Cache, board: Board, live: jax.Array, *, n_steps: int, config: ModelConfig
+) -> tuple[jax.Array, Cache, Board]:
+    """So many steps as one program: the tokens int32 [n_steps, B]. For devices that wait for the host between two
+    programs longer than a step takes."""
+
+    def one(i: jax.Array, state: tuple[jax.Array, Cache, Board]) -> tuple[jax.Array, Cache, Board]:
+        tokens, cache, board = state
+        token, cache, board = decode(params, mix, cache, board, live, config=config)
+        return tokens.at[i].set(token), cache, board
+
+    tokens = jnp.zeros((n_steps, live.shape[0]), jnp.int32)
+    return jax.lax.fori_loop(0, n_steps, one, (tokens, cache, board))
+
+
 def take_seat(
     length: jax.Array, board: Board, seat: jax.Array, n_prompt: jax.Array, one: Lanes
 ) -> tuple[jax.Array, Board]:

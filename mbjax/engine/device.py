@@ -150,11 +150,17 @@ class Device:
 
     def step(self, group: Group) -> jax.Array:
         """One step of a group: the next tokens int32 [B], on their way."""
-        program = self.programs.decode(len(group.ids), group.rows)
+        return self._steps(self.programs.decode(len(group.ids), group.rows), group)
+
+    def burst(self, group: Group) -> jax.Array:
+        """Several steps of a group: the next tokens int32 [BURST, B], on their way."""
+        return self._steps(self.programs.burst(len(group.ids), group.rows), group)
+
+    def _steps(self, program: jax.stages.Compiled, group: Group) -> jax.Array:
         cache, seats = self._cache(group), group.seats
-        token, cache, self._board = program(self.params, group.mix, cache, seats, self._board, group.live)
+        tokens, cache, self._board = program(self.params, group.mix, cache, seats, self._board, group.live)
         self._keep(cache, group)
-        return token
+        return tokens
 
     def verify(self, group: Group, draft: np.ndarray) -> tuple[jax.Array, jax.Array]:
         """Greedy steps of one row along a draft int32 [DRAFT]: tokens [1, DRAFT + 1], and how many of them count."""

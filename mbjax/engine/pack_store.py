@@ -50,7 +50,7 @@ class PackStore:
         self.device = Residency(MOST_SLOTS * self.bytes)
         self.host = Residency(MOST_SLOTS * self.bytes)
         self._arrays: dict[str, Pack | Slot] = {}
-        self._buffers: dict[str, np.ndarray] = {}
+        self._buffers: dict[str, np.ndarray | jax.Array] = {}
         self._users: Counter[str] = Counter()
         self._pins: set[str] = set()
         self._problems: dict[str, tuple[str, object]] = {}
@@ -239,14 +239,14 @@ class PackStore:
             self._changed.notify_all()
         self.on_change()
 
-    def _read(self, path: Path) -> np.ndarray:
+    def _read(self, path: Path) -> np.ndarray | jax.Array:
         loaded = load_pack(path, self._base, force_base=self._force_base)
         try:
-            return to_slot(loaded.params, self.layout)
+            return self.form.kept(to_slot(loaded.params, self.layout))
         except ValueError as error:
             raise InputError(f"{path} does not fit the engine's slots ({error}); start again with it there") from None
 
-    def _keep(self, pack: str, buffer: np.ndarray) -> None:
+    def _keep(self, pack: str, buffer: np.ndarray | jax.Array) -> None:
         going = self.host.leaving(self.bytes, self._kept())
         if going is None:  # all that is here is in use: whoever waits for this pack asks again
             return

@@ -18,6 +18,7 @@ from mbjax.core.decode import (
     Board,
     choose,
     decode,
+    decode_many,
     fuse_chunk,
     new_board,
     prefill_chunk,
@@ -34,6 +35,7 @@ from mbjax.errors import InputError
 from mbjax.kernels.layers import MOST_PACKS
 
 MOST_LANES = 16  # rows of a step whose bits do not depend on how many there are
+BURST = 8  # steps that an accelerator takes as one program, where nobody waits to join in between
 DRAFT = 7  # tokens of a draft; with the one before them they are one step of 8 rows
 
 
@@ -79,6 +81,7 @@ class Programs:
         self._params, self._pack = shapes_of(params), shapes_of(pack)
         self.expert = None if pack is None else _expert_config(pack)
         self._stacked = isinstance(params.layers, Bundle)
+        self.bursts = jax.default_backend() != "cpu" and capacity >= BURST
         self.rereads = pack is not None and _reads_from_start(pack, config.tap)
         self._layers = jax.eval_shape(self.new_layers)
         self._own = jax.eval_shape(self.new_expert)
@@ -172,6 +175,15 @@ class Programs:
 
         return self._program(_name(f"decode{n_packs}", 1, rows), self._seated(decode), (2, 4), args)
 
+    def burst(self, n_packs: int, rows: int = 1) -> jax.stages.Compiled:
+        """As `decode`, BURST steps at once: tokens int32 [BURST, B]."""
+
+        def args() -> tuple[Any, ...]:
+            return *self._state(n_packs, rows), self._board, _ints(rows)
+
+        fn = self._seated(partial(decode_many, n_steps=BURST))
+        return self._program(_name(f"decode{n_packs}_burst", 1, rows), fn, (2, 4), args)
+
     def verify(self, n_packs: int) -> jax.stages.Compiled:
         """(params, mix, cache, seats [1], board, draft [1, DRAFT]) -> as `core.decode.verify`; cache and board are
         donated."""
@@ -208,6 +220,8 @@ class Programs:
             for n_packs in self.pack_counts(rows, installed):
                 yield f"steps of {rows} with {n_packs} packs"
                 self.decode(n_packs, rows)
+                if self.bursts:
+                    self.burst(n_packs, rows)
         for n_packs in self.pack_counts(1, installed) if drafts and self.capacity > DRAFT else ():
             self.verify(n_packs)
 

@@ -13,7 +13,7 @@ from mbjax.core.router import Pooled, gates_for
 from mbjax.engine.device import Device, Group, chunks_of
 from mbjax.engine.drafting import Drafter
 from mbjax.engine.pack_store import PackStore
-from mbjax.engine.programs import DRAFT, prefill_sizes
+from mbjax.engine.programs import BURST, DRAFT, prefill_sizes
 from mbjax.engine.reply import RouteItem
 from mbjax.engine.request import End, Request
 from mbjax.errors import FailureError, InputError
@@ -23,7 +23,7 @@ IDLE_S = 0.05  # how often deadlines are looked at while nothing can be computed
 
 @dataclasses.dataclass(frozen=True)
 class Flight:
-    """A choice of tokens that is being computed: int32 [B], and the request of each row."""
+    """Choices of tokens that are being computed: int32 [B], or [BURST, B], and the request of each row."""
 
     tokens: jax.Array
     requests: tuple[Request, ...]
@@ -226,11 +226,16 @@ class Scheduler:
         alone = len(rows) == 1 and len(self._seated) == 1
         if alone and rows[0].draftable and self._drafter.willing() and self._draft(rows[0]):
             return True
-        group = self._group_of(rows)
+        group, burst = self._group_of(rows), self._may_burst(rows)
         for request in rows:
-            request.begun += 1
-        self._flights.append(Flight(self._device.step(group), rows))
+            request.begun += BURST if burst else 1
+        self._flights.append(Flight(self._device.burst(group) if burst else self._device.step(group), rows))
         return True
+
+    def _may_burst(self, rows: tuple[Request, ...]) -> bool:
+        """Whether several steps may be taken at once: nobody waits for what comes between them, and all want as many."""
+        alone = self._device.programs.bursts and not self._waiting and len(rows) == len(self._seated)
+        return alone and all(request.begun + BURST <= request.max_tokens for request in rows)
 
     def _draft(self, request: Request) -> bool:
         """Several tokens at once, where the text so far says what may follow; False where it does not.
@@ -274,12 +279,13 @@ class Scheduler:
     def _land(self) -> None:
         """Hands out the oldest tokens under way."""
         flight, since = self._flights.popleft(), self._landed
-        tokens = np.asarray(flight.tokens).tolist()
+        steps = np.atleast_2d(np.asarray(flight.tokens)).tolist()
         self._landed = time.perf_counter()
         if len(flight.requests) == len(self._seated) == 1 and flight.requests[0].begun > 2:
-            self._drafter.step_took(self._landed - since)
-        for request, token in zip(flight.requests, tokens, strict=False):
-            self._give(request, token)
+            self._drafter.step_took((self._landed - since) / len(steps))
+        for tokens in steps:
+            for request, token in zip(flight.requests, tokens, strict=False):
+                self._give(request, token)
 
     def _give(self, request: Request, token: int) -> None:
         if request.ended:  # a step that had begun before its end was known
