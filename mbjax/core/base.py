@@ -236,7 +236,7 @@ def head(params: Base, h: jax.Array, *, config: ModelConfig) -> jax.Array:
         def by_op(rows: jax.Array, weight: jax.Array, norm: jax.Array) -> jax.Array:
             return linear(rms_norm(rows, norm, config.rms_eps), weight)
 
-        if gpu.available() and rows.shape[0] <= few_tokens.MOST_ROWS and few_tokens.fits(weight):
+        if gpu.available() and rows.shape[0] == 1 and few_tokens.fits(weight):
             few = partial(few_tokens.product, eps=config.rms_eps)
             logits = jax.lax.platform_dependent(rows, weight, params.norm, cuda=few, default=by_op)
         else:

@@ -1,5 +1,5 @@
-"""A layer over a few tokens on a graphics card, where launches cost as much as bytes: seven of them, and four more for
-low-rank parts. `base` has the same layer operation by operation.
+"""A layer over a few tokens on a graphics card, where launches cost as much as bytes: seven of them for one token, and
+four more for low-rank parts. Products of several rows are XLA's. `base` has the same layer operation by operation.
 
 Axis letters: B batch, T tokens, R rows (B * T), D model width, H query heads, K key/value heads, E head width, P packs.
 """
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mbjax.core.cache import LayerKV
 from mbjax.core.config import ModelConfig
+from mbjax.core.ops import linear, rms_norm
 from mbjax.core.quant import QTensor
 from mbjax.kernels import gpu
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mbjax.core.base import Layer
     from mbjax.core.lora import LayerLora
 
-MOST_ROWS = 8  # as `kernels.gpu.linear` has it
+MOST_ROWS = 16  # beyond, attention takes the form for many tokens
 
 
 def takes(params: "Layer", h: jax.Array, kv: LayerKV | None, deltas: "Sequence[LayerLora | None]") -> bool:
@@ -42,7 +43,7 @@ def fits(weight: Any) -> bool:
 
 
 def product(x: jax.Array, weight: Any, norm: jax.Array, eps: float) -> jax.Array:
-    """rms_norm(x) W^T of x [R, in], R at most MOST_ROWS."""
+    """rms_norm(x) W^T of x [1, in]."""
     from mbjax.kernels.gpu.linear import linears
 
     return linears(x, [_weight(weight)], norm=norm, eps=eps)[0]
@@ -99,21 +100,40 @@ def _adapted(
     residual: jax.Array | None = None,
 ) -> list[jax.Array]:
     """x [R, in] through several maps and what the packs add to each: the deltas' first halves go with the maps."""
-    from mbjax.kernels.gpu.linear import Weight, linears
     from mbjax.kernels.gpu.low_rank import Delta, add_deltas
 
     there = [(p, layer) for p, layer in enumerate(deltas) if layer is not None]
     found = [(p, i, getattr(layer, name)) for p, layer in there for i, name in enumerate(names)]
     found = [(p, i, low_rank) for p, i, low_rank in found if low_rank is not None]
-    maps = [_weight(w, bias, residual) for w, bias in zip(weights, biases or [None] * len(weights), strict=True)]
-    ys = linears(x, [*maps, *(Weight(low_rank.a) for _, _, low_rank in found)], norm=norm, eps=eps)
+    products = _products_of_one if gates.shape[0] == 1 else _products
+    biases = biases or [None] * len(weights)
+    ys = products(x, weights, [low_rank.a for _, _, low_rank in found], norm, eps, biases, residual)
     if not found:
         return ys
-    lows = zip(found, ys[len(maps) :], strict=True)
-    parts: list[list[Delta]] = [[] for _ in maps]
-    for (p, i, low_rank), low in lows:
+    parts: list[list[Delta]] = [[] for _ in weights]
+    for (p, i, low_rank), low in zip(found, ys[len(weights) :], strict=True):
         parts[i].append(Delta(p, low, low_rank.b, low_rank.scale))
-    return add_deltas(ys[: len(maps)], parts, gates)
+    return add_deltas(ys[: len(weights)], parts, gates)
+
+
+def _products_of_one(
+    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array], norm: Any, eps: float, biases: Any, residual: Any
+) -> list[jax.Array]:
+    """One row through the maps, with what comes before and after, and the deltas' first halves: one launch."""
+    from mbjax.kernels.gpu.linear import Weight, linears
+
+    maps = [_weight(w, bias, residual) for w, bias in zip(weights, biases, strict=True)]
+    return linears(x, [*maps, *(Weight(down) for down in downs)], norm=norm, eps=eps)
+
+
+def _products(
+    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array], norm: Any, eps: float, biases: Any, residual: Any
+) -> list[jax.Array]:
+    """The same of several rows, whose products are matrix products."""
+    x = jax.nn.silu(x[0]) * x[1] if isinstance(x, tuple) else x
+    x = x if norm is None else rms_norm(x, norm, eps)
+    ys = [linear(x, w, bias) for w, bias in zip(weights, biases, strict=True)]
+    return [*(ys if residual is None else [residual + ys[0]]), *(linear(x, down.astype(x.dtype)) for down in downs)]
 
 
 def _weight(weight: Any, bias: jax.Array | None = None, residual: jax.Array | None = None) -> Any:

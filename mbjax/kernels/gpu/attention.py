@@ -111,6 +111,7 @@ def _attend(
         top, total, mixed = state
         begin = at * split + i * POSITIONS
         places = pl.ds(begin, POSITIONS)
+        values = v_ref[seat, head, places, :].astype(q.dtype)  # on its way while the scores are made
         scores = dot(q, k_ref[seat, head, places, :].astype(q.dtype).T) / math.sqrt(width)
         if quantised:
             scores = scores * refs[0][seat, head, places][None, :]
@@ -122,7 +123,6 @@ def _attend(
         total = total * keep + jnp.sum(weights, axis=1)
         if quantised:
             weights = weights * refs[1][seat, head, places][None, :]
-        values = v_ref[seat, head, places, :].astype(q.dtype)
         return new_top, total, mixed * keep[:, None] + dot(weights.astype(q.dtype), values)
 
     zero = jnp.zeros((block,), jnp.float32)
