@@ -1,0 +1,101 @@
+"""The kernels for graphics cards against plain JAX, run by Pallas' interpreter."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+
+from mbjax.core.cache import LayerKV, append
+from mbjax.core.ops import rms_norm, rope
+from mbjax.core.quant import INT4, INT8, Scheme, dequantize
+from mbjax.core.quantize import quantize_weight
+from mbjax.kernels import twins
+from mbjax.kernels.gpu.attention import attend, grouped_queries
+from mbjax.kernels.gpu.linear import Weight, linears
+from mbjax.kernels.gpu.low_rank import Delta, add_deltas
+from mbjax.kernels.gpu.place import place
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pl, "pallas_call", functools.partial(pl.pallas_call, interpret=True))
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def close(got: jax.Array, want: jax.Array) -> None:
+    np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
+
+
+@pytest.mark.parametrize("scheme", [None, INT8, INT4, Scheme(4)], ids=["float", "int8", "int4", "int4 symmetric"])
+def test_products_with_norm_bias_and_residual(scheme: Scheme | None) -> None:
+    x, norm, bias, residual = normal(0, 1, 192), 1 + normal(1, 192), normal(2, 16), normal(3, 1, 64)
+    floats = [normal(4, 64, 192), normal(5, 16, 192)]
+    stored = [w if scheme is None else quantize_weight(w, scheme) for w in floats]
+    parts = [(w,) if scheme is None else (w.values, w.scales, w.mins) for w in stored]
+    wide = floats if scheme is None else [dequantize(w) for w in stored]
+    got = linears(x, [Weight(*parts[0], residual=residual), Weight(*parts[1], bias=bias)], norm=norm, eps=1e-5)
+    normed = rms_norm(x, norm, 1e-5)
+    close(got[0], jnp.einsum("ri,oi->ro", normed, wide[0]) + residual)
+    close(got[1], jnp.einsum("ri,oi->ro", normed, wide[1]) + bias[None])
+
+
+def test_a_pair_is_gated() -> None:
+    gate, up, w = normal(0, 1, 96), normal(1, 1, 96), normal(2, 8, 96)
+    close(linears((gate, up), [Weight(w)])[0], jnp.einsum("ri,oi->ro", jax.nn.silu(gate) * up, w))
+
+
+@pytest.mark.parametrize(
+    ("n_tokens", "heads", "kv_heads", "capacity", "dtype"),
+    [(1, 14, 2, 512, "float32"), (3, 8, 2, 256, "int8"), (40, 4, 2, 192, "float32"), (1, 4, 4, 320, "int8")],
+)
+def test_attention_reads_what_is_valid(n_tokens: int, heads: int, kv_heads: int, capacity: int, dtype: str) -> None:
+    q = normal(0, 3, n_tokens, heads, 32)
+    k, v = normal(1, 4, kv_heads, capacity, 32), normal(2, 4, kv_heads, capacity, 32)
+    starts, seats = jnp.asarray([0, capacity - n_tokens, 37], jnp.int32), jnp.asarray([2, 0, 3], jnp.int32)
+    cache: tuple = (k, v, None, None)
+    if dtype == "int8":
+        (k, k_scales), (v, v_scales) = twins.quantize_kv(k), twins.quantize_kv(v)
+        cache = (k, v, k_scales, v_scales)
+    got = attend(grouped_queries(q, kv_heads), heads, n_tokens, starts, seats, *cache)
+    want = twins.attend(q, starts, *(None if part is None else part[seats] for part in cache))
+    close(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("normed", [False, True])
+def test_keys_and_values_are_put_in_place(dtype: str, normed: bool) -> None:
+    q, k, v = normal(0, 3, 2, 4, 32), normal(1, 3, 2, 2, 32), normal(2, 3, 2, 2, 32)
+    starts, seats = jnp.asarray([5, 0, 60], jnp.int32), jnp.asarray([2, 0, 3], jnp.int32)
+    inv_freq = tuple((1.0 / 10000 ** (np.arange(0, 32, 2) / 32)).tolist())
+    norms = (1 + normal(3, 32), 1 + normal(4, 32)) if normed else None
+    scales = (jnp.zeros((4, 2, 64)),) * 2 if dtype == "int8" else ()
+    kv = LayerKV(jnp.zeros((4, 2, 64, 32), dtype), jnp.zeros((4, 2, 64, 32), dtype), *scales)
+    positions = starts[:, None] + jnp.arange(2, dtype=jnp.int32)[None]
+    a, b = (q, k) if norms is None else (rms_norm(x, norm, 1e-5) for x, norm in zip((q, k), norms, strict=True))
+    want = append(kv, rope(b, positions, inv_freq), v, starts, seats)
+    caches = tuple(part for part in (kv.k, kv.v, kv.k_scales, kv.v_scales) if part is not None)
+    queries, got = place(q, k, v, starts, seats, jnp.asarray(inv_freq, jnp.float32), caches, norms, eps=1e-5)
+    close(queries[:, :, :4], grouped_queries(rope(a, positions, inv_freq), 2)[:, :, :4])
+    for mine, theirs in zip(got, jax.tree.leaves(want), strict=True):
+        if mine.dtype == jnp.int8:  # a value halfway between two steps may go either way
+            assert jnp.abs(mine.astype(jnp.int32) - theirs.astype(jnp.int32)).max() <= 1
+            assert jnp.mean(mine != theirs) < 0.01
+        else:
+            close(mine, theirs)
+
+
+def test_deltas_are_selected_by_their_gates() -> None:
+    ys = [normal(0, 2, 64), normal(1, 2, 24)]
+    gates = jnp.asarray([[0.5, 0.0], [0.0, 0.0]])
+    good = [Delta(0, normal(2 + i, 2, 16), normal(4 + i, y.shape[1], 16), jnp.float32(2)) for i, y in enumerate(ys)]
+    bad = Delta(1, jnp.full((2, 16), jnp.nan), good[0].b, jnp.float32(1))
+    got = add_deltas(ys, [[good[0], bad], [good[1]]], gates)
+    for mine, y, delta in zip(got, ys, good, strict=True):
+        close(mine[0], y[0] + 0.5 * 2 * jnp.einsum("ok,k->o", delta.b, delta.low[0]))
+        assert jnp.array_equal(mine[1], y[1])
