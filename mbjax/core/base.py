@@ -142,13 +142,13 @@ def _layer(
     seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
-    body = partial(_blocks, config=config)
+    body = partial(block, config=config)
     if kv is None:  # a full pass may be differentiated: keep what the maps give, make the cheap rest again
         body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(MAP_OUTPUT))
     return body(params, h, positions, kv, deltas, gates, segments, seats)
 
 
-def _blocks(
+def block(
     params: Layer,
     h: jax.Array,
     positions: jax.Array,
@@ -159,6 +159,7 @@ def _blocks(
     seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
+    """One layer over h [B, T, D]: attention, then the gated MLP. The arguments are those of `run_layers`, for one layer."""
     with jax.named_scope("attention"):
         mixed, kv = _attention(params.attn, h, positions, kv, deltas, gates, segments, seats, config)
         h = h + mixed
