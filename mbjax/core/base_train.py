@@ -171,9 +171,14 @@ def base_step(
     return BaseState(params, optimiser_state, state.step + 1), metrics
 
 
-def base_nll(params: Base, batch: BaseRows, *, config: ModelConfig, form: StepForm) -> jax.Array:
-    """Summed negative log-likelihood of a batch in nats."""
-    return base_loss(params, batch, config=config, form=form)[1]
+def base_score(
+    params: Base, batch: BaseRows, token_bytes: jax.Array, *, config: ModelConfig, form: StepForm
+) -> dict[str, jax.Array]:
+    """Of held-out rows: summed `nll` in nats, `targets`, and `bytes`, what the targets stand for (int32 [V] each)."""
+    nll = base_loss(params, batch, config=config, form=form)[1]
+    counts = batch.targets >= 0
+    sizes = jnp.where(counts, jnp.take(token_bytes, jnp.maximum(batch.targets, 0), axis=0), 0)
+    return {"nll": nll, "targets": counts.sum(), "bytes": sizes.sum()}
 
 
 def _summed_gradients(
