@@ -11,8 +11,8 @@ _BANDS, _ROWS = 16, 8  # two documents of similarity 0.8 share a band with proba
 _NGRAM = 8  # bytes of a shingle, which so is one uint64
 _BLOCK = 4_096  # shingles hashed at once: the block of 128 hashes stays in the cache
 _MOST_KEPT = 16  # kept documents of one bucket that a later one is compared with
-_A, _B = (
-    np.random.default_rng(20).integers(0, 2**63, (2, N_HASHES, 1), dtype=np.uint64) | np.uint64(1)
+_A, _B = np.random.default_rng(20).integers(0, 2**63, (2, N_HASHES, 1), dtype=np.uint64) | np.uint64(
+    1
 )  # odd factors, as multiply-shift wants them
 
 
