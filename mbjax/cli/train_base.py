@@ -10,7 +10,7 @@ import typer
 
 from mbjax.cli import options
 from mbjax.cli.output import note, print_json
-from mbjax.cli.route_train import app
+from mbjax.cli.train_data import app
 
 if TYPE_CHECKING:
     from mbjax.training.base_loop import BaseEvent
