@@ -53,7 +53,7 @@ class StepForm:
     compute: dtype of the products; the parameters stay float32. remat: what a layer keeps for the backward pass:
     `none` all of it, `maps` what the linear maps give, `full` nothing. accumulate: parts of a batch that are computed
     one after the other. groups: devices that the rows are spread over. rows: sharding of [N, T, D] states, None on one
-    device. logit_bytes: see `summed_nll`.
+    device. whole: shardings of the parameters where they are used, gathered along fsdp. logit_bytes: see `summed_nll`.
     """
 
     compute: str = "float32"
@@ -62,6 +62,7 @@ class StepForm:
     z_weight: float = 0.0
     groups: int = 1
     rows: jax.sharding.NamedSharding | None = None
+    whole: Base | None = None
     logit_bytes: int = 2**25
 
 
@@ -122,6 +123,13 @@ def shardings(config: ModelConfig, mesh: jax.sharding.Mesh) -> Base:
     return found
 
 
+def gathered(config: ModelConfig, mesh: jax.sharding.Mesh) -> Base:
+    """As `shardings`, where the parameters are used: whole along fsdp, and of the layers one alone."""
+    along = rules(config, mesh.shape["tensor"]) | {"embed": None}
+    one: Any = declare_layer(config)
+    return param_shardings(dataclasses.replace(declare(config), layers=one), mesh, along)
+
+
 def state_shardings(abstract: BaseState, params: Base, whole: jax.sharding.NamedSharding) -> BaseState:
     """The shardings of a state from those of the parameters: the optimiser's moments lie with their parameters.
 
@@ -144,12 +152,16 @@ def state_shardings(abstract: BaseState, params: Base, whole: jax.sharding.Named
 
 def base_loss(params: Base, batch: BaseRows, *, config: ModelConfig, form: StepForm) -> tuple[jax.Array, jax.Array]:
     """Summed loss over the targets and, of that, the summed negative log-likelihood; float32, in nats."""
-    h = _hidden(_cast(params, config, form.compute), batch, config, form)
+    params = _cast(params, config, form.compute)
+    if form.whole is not None:  # rows and parameters share the axis fsdp: the parameters are what must move
+        ends = ("embed", "head", "norm")
+        params = dataclasses.replace(params, **{end: _kept(getattr(params, end), getattr(form.whole, end)) for end in ends})
+    h = _hidden(params, batch, config, form)
     weight = params.embed if params.head is None else params.head
     grouped = lambda x: x.reshape(form.groups, -1, *x.shape[1:])
     with jax.named_scope("head"):
         return summed_nll(
-            grouped(h), weight.astype(h.dtype), grouped(batch.targets), form.z_weight, form.logit_bytes
+            grouped(h), weight, grouped(batch.targets), form.z_weight, form.logit_bytes
         )
 
 
@@ -212,6 +224,8 @@ def _hidden(params: Base, batch: BaseRows, config: ModelConfig, form: StepForm) 
     gates = jnp.zeros((*batch.tokens.shape, 0), jnp.float32)
 
     def layer(h: jax.Array, one: Layer) -> tuple[jax.Array, None]:
+        if form.whole is not None:
+            one = _kept(one, form.whole.layers)
         h, _ = block(one, h, batch.positions, None, (), gates, segments, None, config)
         return _placed(h, form), None
 
@@ -230,7 +244,11 @@ def _remat(kind: str) -> Callable[[Any], Any]:
 
 
 def _placed(h: jax.Array, form: StepForm) -> jax.Array:
-    return h if form.rows is None else jax.lax.with_sharding_constraint(h, form.rows)
+    return h if form.rows is None else _kept(h, form.rows)
+
+
+def _kept(tree: Any, placed: Any) -> Any:
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, placed)
 
 
 def _cast(params: Base, config: ModelConfig, dtype: str) -> Base:

@@ -21,6 +21,7 @@ from mbjax.core.base_train import (
     base_score,
     base_step,
     declare_stacked,
+    gathered,
     new_base,
     shardings,
     state_shardings,
@@ -202,6 +203,7 @@ def step_form(config: BaseConfig, mesh: jax.sharding.Mesh) -> StepForm:
         z_weight=config.z_loss,
         groups=mesh.shape["data"] * mesh.shape["fsdp"],
         rows=rows_sharding(mesh) if mesh.size > 1 else None,
+        whole=gathered(config.shape, mesh) if mesh.size > 1 else None,
         logit_bytes=LOGIT_BYTES.get(platform, ACCELERATOR_LOGIT_BYTES),
     )
 
