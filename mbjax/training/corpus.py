@@ -1,7 +1,5 @@
 """From documents to rows of tokens on disk: what repeats is left out, a part is held out, the rest tokenised once."""
 
-import contextlib
-import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +14,6 @@ from mbjax.io.strict_json import canonical
 from mbjax.io.tokenizer import Tokenizer
 from mbjax.training.corpus_rows import (
     FORMAT,
-    MANIFEST,
     Corpus,
     CorpusInfo,
     RowWriter,

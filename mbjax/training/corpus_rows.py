@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def read_info(folder: Path) -> CorpusInfo:
     names = {field.name for field in dataclasses.fields(CorpusInfo)}
     if missing := sorted(names - set(document)):
         raise InputError(f"{path}: {missing[0]} is missing; write the corpus again")
-    values = {name: document[name] for name in names} | {"sources": tuple(document["sources"])}
+    values: dict[str, Any] = {name: document[name] for name in names} | {"sources": tuple(document["sources"])}
     info = CorpusInfo(**values)
     whole = (info.row_length, info.n_rows, info.n_tokens, info.n_bytes, info.vocab_size)
     if not all(isinstance(n, int) and n >= 0 for n in whole) or info.dtype not in ("<u2", "<u4"):
