@@ -4,8 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mbjax.errors import InputError
-
 N_HASHES = 128  # of a signature: the similarity is estimated to 0.035 (one standard error) at 0.8
 _BANDS, _ROWS = 16, 8  # two documents of similarity 0.8 share a band with probability 0.95, of 0.5 with 0.06
 _NGRAM = 8  # bytes of a shingle, which so is one uint64
@@ -42,11 +40,9 @@ def near_duplicates(signatures: np.ndarray, threshold: float, skip: np.ndarray) 
     """Which documents nearly repeat an earlier one that stays: bool [N].
 
     signatures: uint32 [N, 128], an array or a memory map. threshold: the estimated Jaccard similarity from which on a
-    document counts as a repetition. skip: bool [N], documents that play no part. Needs about 40 bytes a document
-    besides. Raises InputError for a threshold that banding would not find.
+    document counts as a repetition; below about 0.5 banding finds few. skip: bool [N], documents that play no part. Needs about 40 bytes a document
+    besides.
     """
-    if not 0.5 <= threshold <= 1:
-        raise InputError(f"near-duplicates from a similarity of {threshold}: give 0.5 to 1")
     dropped = np.zeros(len(signatures), bool)
     needed = int(np.ceil(threshold * N_HASHES - 1e-9))
     for band in range(_BANDS):

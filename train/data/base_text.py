@@ -39,6 +39,8 @@ from base_text_sources import (
 from mbjax.errors import InputError, MbjaxError
 from mbjax.io.files import atomic_write
 
+LONGEST = 20_000  # characters of a document
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -77,7 +79,7 @@ def build(root: Path, out: Path, only: tuple[str, ...] = ()) -> dict[str, object
         if only and source.name not in only:
             continue
         try:
-            texts = list(source.read(root))
+            texts = [piece for text in source.read(root) for piece in pieces(text)]
         except InputError as error:
             if only:
                 raise
@@ -92,6 +94,17 @@ def build(root: Path, out: Path, only: tuple[str, ...] = ()) -> dict[str, object
     with atomic_write(out / "meta.json") as file:
         file.write((json.dumps(meta, indent=1) + "\n").encode())
     return meta
+
+
+def pieces(text: str, longest: int = LONGEST) -> Iterator[str]:
+    """A document, cut before a paragraph where it would become longer: one manual is not to be all that is held out."""
+    while len(text) > longest:
+        cut = text.rfind("\n\n", longest // 2, longest)
+        cut = longest if cut < 0 else cut
+        yield text[:cut].rstrip()
+        text = text[cut:].lstrip("\n")
+    if text.strip():
+        yield text
 
 
 def _write(out: Path, source: Source, texts: list[str]) -> dict[str, object]:

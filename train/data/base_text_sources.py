@@ -35,18 +35,19 @@ def bible_chapters(root: Path) -> Iterator[str]:
         raise InputError(f"{program}: cannot be run ({error})") from error
     verses = [(match[1], int(match[2]), match.end(), match.start()) for match in _VERSE.finditer(done.stdout)]
     ends = [verse[3] for verse in verses[1:]] + [len(done.stdout)]
-    texts = [(book, chapter, done.stdout[start:end]) for (book, chapter, start, _), end in zip(verses, ends, strict=True)]
+    texts = [
+        (book, chapter, done.stdout[start:end]) for (book, chapter, start, _), end in zip(verses, ends, strict=True)
+    ]
     for _, chapter in groupby(texts, lambda verse: verse[:2]):
         yield "\n".join(" ".join(text.split()) for _, _, text in chapter)
 
 
 def jargon(root: Path) -> Iterator[str]:
-    """Runs of entries of the Jargon File; its long tables of contents stay out."""
+    """Runs of entries of the Jargon File; its tables and lists of entries stay out."""
     path = root / "usr/share/doc/jargon-text/jargon.txt.gz"
     text = gzip.decompress(_bytes(path, "jargon-text")).decode("utf-8", "replace")
-    blocks = [block for block in re.split(r"\n\s*\n", text) if len(block) > 60 or block.startswith("   ")]
-    paragraphs = [re.sub(r"\n +", "\n", block).strip() for block in blocks if "─" not in block]
-    yield from _grouped([p for p in paragraphs if len(p) > 60], 3_000)
+    blocks = [re.sub(r"\n +", "\n", block).strip() for block in re.split(r"\n\s*\n", text) if "─" not in block]
+    yield from _grouped([block for block in blocks if len(block) > 60 or block.startswith(":")], 3_000)
 
 
 def dictionary(root: Path) -> Iterator[str]:
@@ -107,7 +108,10 @@ def perl_manual(root: Path) -> Iterator[str]:
 
 
 def vim_manual(root: Path) -> Iterator[str]:
-    return _files(root / "usr/share/vim", "doc/*.txt", "vim-runtime", lambda text: re.sub(r"\*\S+\*", "", text))
+    def plain(text: str) -> str:
+        return re.sub(r"\*\S+\*", "", text)
+
+    return _files(root / "usr/share/vim", "doc/*.txt", "vim-runtime", plain, leave_out=("version",))
 
 
 def python_source(root: Path) -> Iterator[str]:
@@ -127,7 +131,9 @@ def _files(
     paths = sorted(path for path in folder.rglob(pattern) if path.is_file() and not path.is_symlink())
     if not paths:
         raise InputError(f"{folder}: holds no {pattern}; install the package {package}")
-    return (text for path in paths if not _named(path, folder, leave_out) and len(text := _read(path, plain)) > _SHORTEST)
+    return (
+        text for path in paths if not _named(path, folder, leave_out) and len(text := _read(path, plain)) > _SHORTEST
+    )
 
 
 def _named(path: Path, folder: Path, beginnings: tuple[str, ...]) -> bool:

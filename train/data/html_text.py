@@ -4,7 +4,16 @@ import re
 from html.parser import HTMLParser
 
 _HIDDEN = ("script", "style", "head", "nav", "svg", "button", "form")
-_HIDDEN_CLASSES = ("nosearch", "navheader", "navfooter", "toc", "sidebar", "menu-bar", "nav-wrapper", "nav-wide-wrapper")
+_HIDDEN_CLASSES = (
+    "nosearch",
+    "navheader",
+    "navfooter",
+    "toc",
+    "sidebar",
+    "menu-bar",
+    "nav-wrapper",
+    "nav-wide-wrapper",
+)
 _BLOCKS = ("p", "div", "li", "ul", "ol", "dl", "dt", "dd", "table", "tr", "br", "hr", "blockquote", "main", "section",
            "h1", "h2", "h3", "h4", "h5", "h6", "pre")  # fmt: skip
 _APART = ("p", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "table", "blockquote")
