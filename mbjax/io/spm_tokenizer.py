@@ -54,8 +54,8 @@ def read_tokenizer_model(path: Path, *, legacy: bool = True) -> "tokenizers.Toke
         charsmap=spec.precompiled_charsmap,
         squeeze_spaces=spec.remove_extra_whitespaces,
     )
-    columns = [[getattr(piece, name) for piece in model.pieces] for name in ("piece", "score", "type")]
-    return spm_tokenizer(*columns, settings, path, unigram=kind == "unigram")
+    pieces, scores, types = ([getattr(p, name) for p in model.pieces] for name in ("piece", "score", "type"))
+    return spm_tokenizer(pieces, scores, types, settings, path, unigram=kind == "unigram")
 
 
 def spm_tokenizer(

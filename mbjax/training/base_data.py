@@ -12,6 +12,8 @@ import numpy as np
 from mbjax.errors import InputError
 from mbjax.training.corpus_rows import open_corpus
 
+_ROWS = 2**50  # of each corpus, repeated: no training reads as many, and Grain's own "for ever" overflows in a batch
+
 
 @dataclasses.dataclass(frozen=True)
 class BaseBatch:
@@ -98,7 +100,8 @@ def _rows_of(name: str, folder: Path, weight: float, seed: int) -> "grain.MapDat
     if not weight > 0:
         raise InputError(f"the corpus '{name}' has the weight {weight}; give one above 0, or leave it out")
     own_seed = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
-    return grain.MapDataset.source(corpus).shuffle(seed=own_seed).repeat()
+    epochs = _ROWS // len(corpus) + 1
+    return grain.MapDataset.source(corpus).shuffle(seed=own_seed).repeat(epochs)
 
 
 def _check_alike(corpora: Mapping[str, tuple[Path, float]]) -> None:

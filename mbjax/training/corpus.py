@@ -1,11 +1,11 @@
 """From documents to rows of tokens on disk: what repeats is left out, a part is held out, the rest tokenised once."""
 
 import contextlib
-import dataclasses
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from mbjax.io.strict_json import canonical
 from mbjax.io.tokenizer import Tokenizer
 from mbjax.training.corpus_rows import (
     FORMAT,
-    MANIFEST,
     Corpus,
     CorpusInfo,
     RowWriter,
@@ -31,6 +30,7 @@ __all__ = ["Corpus", "CorpusInfo", "open_corpus", "write_corpus"]
 
 PARTS = ("train", "valid")
 _BATCH_CHARACTERS = 1 << 20  # of text tokenised at once
+_CHANGED = "the sources changed while they were read; write the corpus again once they are still"
 _KEEP, _DUPLICATE, _NEAR = 0, 1, 2
 
 Watch = Callable[[str, int, int], None]  # (what is being done, bytes of the sources done, of how many)
@@ -64,47 +64,42 @@ def write_corpus(
     files = source_files(sources)
     tokenizer = tokenizer if isinstance(tokenizer, Tokenizer) else Tokenizer.from_hf(Path(tokenizer))
     end = _end_id(tokenizer)
-    _check_settings(row_length, held_out)
+    _check_settings(row_length, held_out, near_duplicates)
     request = _request(files, tokenizer, watch, row_length, held_out, near_duplicates, key, skip_unreadable)
     done = _already(out, request)
     if done is not None:
         return done
     reader = _Reader(files, key, skip_unreadable, tokenizer)
-    with write_errors(out):
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    fates = _fates(reader, near_duplicates, out.absolute().parent, watch)
-    counts = {
+    fates = _fates(reader, near_duplicates, out, watch)
+    shared = {
+        "row_length": row_length,
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": "<u2" if tokenizer.vocab_size <= 2**16 else "<u4",
+        "tokenizer_digest": tokenizer.digest,
+        "request_digest": request,
+        "sources": tuple(path.name for path in files),
+        "held_out": held_out,
+        "near_duplicates": near_duplicates,
         "n_empty": reader.n_empty,
         "n_unreadable": reader.n_unreadable,
         "n_duplicates": int((fates == _DUPLICATE).sum()),
         "n_near_duplicates": int((fates == _NEAR).sum()),
     }
-    dtype = "<u2" if tokenizer.vocab_size <= 2**16 else "<u4"
-    with new_directory(out) as folder:
-        writers = [RowWriter(folder / part, row_length, dtype) for part in PARTS]
-        _write_rows(reader, fates, tokenizer, end, held_out, writers, watch)
-        for part, writer in zip(PARTS, writers, strict=True):
-            digests = writer.close()
-            info = CorpusInfo(
-                part=part,
-                row_length=row_length,
-                n_rows=writer.n_rows,
-                n_tokens=writer.n_tokens,
-                n_targets=writer.n_targets,
-                n_documents=writer.n_documents,
-                n_bytes=writer.n_bytes,
-                vocab_size=tokenizer.vocab_size,
-                dtype=dtype,
-                tokenizer_digest=tokenizer.digest,
-                request_digest=request,
-                sources=tuple(path.name for path in files),
-                held_out=held_out,
-                near_duplicates=near_duplicates,
-                files=digests,
-                **counts,
-            )
-            write_info(folder / part, info)
+    documents = ((text, [*ids, end]) for text, ids in _coded(reader, fates, tokenizer, watch))
+    _write_parts(out, documents, shared)
     return read_info(out / PARTS[0])
+
+
+def _write_parts(out: Path, documents: Iterator[tuple[str, list[int]]], shared: dict[str, Any]) -> None:
+    """The rows and manifests of both parts; `shared` is what the manifests have in common."""
+    with new_directory(out) as folder, contextlib.ExitStack() as stack:
+        length, dtype = shared["row_length"], shared["dtype"]
+        writers = [stack.enter_context(RowWriter(folder / part, length, dtype)) for part in PARTS]
+        for text, ids in documents:
+            writers[is_held_out(text, shared["held_out"])].add(ids, len(text.encode()))
+        for part, writer in zip(PARTS, writers, strict=True):
+            files = writer.finish()
+            write_info(folder / part, CorpusInfo(part=part, files=files, **writer.counts(), **shared))
 
 
 def _end_id(tokenizer: Tokenizer) -> int:
@@ -113,11 +108,13 @@ def _end_id(tokenizer: Tokenizer) -> int:
     return min(tokenizer.eos_ids)  # those that end a turn only come after it in every vocabulary in use
 
 
-def _check_settings(row_length: int, held_out: float) -> None:
+def _check_settings(row_length: int, held_out: float, similarity: float | None) -> None:
     if not 8 <= row_length <= 2**20:
         raise InputError(f"rows of {row_length} tokens: give 8 to {2**20}")
     if not 0 <= held_out < 1:
         raise InputError(f"a held-out share of {held_out}: give 0 or more, and less than 1")
+    if similarity is not None and not 0.5 <= similarity <= 1:
+        raise InputError(f"near-duplicates from a similarity of {similarity}: give 0.5 to 1")
 
 
 def _request(files: Sequence[Path], tokenizer: Tokenizer, watch: Watch, *settings: object) -> str:
@@ -193,9 +190,11 @@ def _is_unicode(text: object) -> bool:
     return True
 
 
-def _fates(reader: _Reader, threshold: float | None, folder: Path, watch: Watch) -> np.ndarray:
-    """What becomes of each document: uint8 [N], one of _KEEP, _DUPLICATE and _NEAR."""
-    hashes = bytearray()
+def _fates(reader: _Reader, threshold: float | None, out: Path, watch: Watch) -> np.ndarray:
+    """What becomes of each document: uint8 [N], one of _KEEP, _DUPLICATE and _NEAR. Signatures go to a file by `out`."""
+    hashes, folder = bytearray(), out.absolute().parent
+    with write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with write_errors(folder), tempfile.TemporaryFile(dir=folder, prefix=".signatures.") as file:
         for done, text, _ in reader.texts():
             hashes += _text_hash(text)
@@ -232,39 +231,30 @@ def is_held_out(text: str, share: float) -> bool:
     return int.from_bytes(_text_hash(text)[:8], "big") < share * 2**64
 
 
-def _write_rows(
-    reader: _Reader,
-    fates: np.ndarray,
-    tokenizer: Tokenizer,
-    end: int,
-    held_out: float,
-    writers: Sequence[RowWriter],
-    watch: Watch,
-) -> None:
+def _coded(reader: _Reader, fates: np.ndarray, tokenizer: Tokenizer, watch: Watch) -> Iterator[tuple[str, list[int]]]:
+    """The text and the tokens of each document that stays, tokenised in batches."""
     batch: list[tuple[str, bool]] = []
     size = n = 0
-
-    def flush() -> None:
-        coded: dict[bool, Iterator[list[int]]] = {
-            chat: iter(tokenizer.encode_batch([t for t, c in batch if c is chat], add_bos=not chat, special=chat))
-            for chat in (False, True)
-        }
-        for text, chat in batch:
-            writers[is_held_out(text, held_out)].add([*next(coded[chat]), end], len(text.encode()))
-        batch.clear()
-
     for done, text, chat in reader.texts():
         if n >= len(fates):
-            break
-        n += 1
-        if fates[n - 1] == _KEEP:
+            raise FailureError(_CHANGED)
+        if fates[n] == _KEEP:
             batch.append((text, chat))
             size += len(text)
+        n += 1
         if size >= _BATCH_CHARACTERS:
-            flush()
-            size = 0
+            yield from _encoded(batch, tokenizer)
+            batch, size = [], 0
             watch("writing rows", done, reader.total)
-    flush()
     if n != len(fates):
-        raise FailureError("the sources changed while they were read; try again")
+        raise FailureError(_CHANGED)
+    yield from _encoded(batch, tokenizer)
     watch("writing rows", reader.total, reader.total)
+
+
+def _encoded(batch: Sequence[tuple[str, bool]], tokenizer: Tokenizer) -> Iterator[tuple[str, list[int]]]:
+    coded = {
+        chat: iter(tokenizer.encode_batch([t for t, c in batch if c is chat], add_bos=not chat, special=chat))
+        for chat in (False, True)
+    }
+    return ((text, next(coded[chat])) for text, chat in batch)

@@ -3,10 +3,9 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -115,7 +114,7 @@ def read_info(folder: Path) -> CorpusInfo:
     names = {field.name for field in dataclasses.fields(CorpusInfo)}
     if missing := sorted(names - set(document)):
         raise InputError(f"{path}: {missing[0]} is missing; write the corpus again")
-    values = {name: document[name] for name in names} | {"sources": tuple(document["sources"])}
+    values: dict[str, Any] = {name: document[name] for name in names} | {"sources": tuple(document["sources"])}
     info = CorpusInfo(**values)
     whole = (info.row_length, info.n_rows, info.n_tokens, info.n_bytes, info.vocab_size)
     if not all(isinstance(n, int) and n >= 0 for n in whole) or info.dtype not in ("<u2", "<u4"):
@@ -189,11 +188,22 @@ class RowWriter:
             file.write(row.tobytes())
         self.n_rows += 1
 
-    def close(self) -> dict[str, str]:
-        """Writes what is still open. Returns the sha256 of each file by its name."""
+    def finish(self) -> dict[str, str]:
+        """Writes the rows that are still open. Returns the sha256 of each file by its name."""
         while self._open:
             self._write(0)
-        return {name: file.close() for name, file in zip((TOKENS, SEGMENTS), self._files, strict=True)}
+        return {name: file.finish() for name, file in zip((TOKENS, SEGMENTS), self._files, strict=True)}
+
+    def counts(self) -> dict[str, int]:
+        """What `CorpusInfo` says of rows, tokens, targets, documents and bytes."""
+        return {name: getattr(self, name) for name in ("n_rows", "n_tokens", "n_targets", "n_documents", "n_bytes")}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            file.close()
 
 
 class _HashedFile:
@@ -204,11 +214,12 @@ class _HashedFile:
         self._file.write(data)
         self._digest.update(data)
 
-    def close(self) -> str:
+    def finish(self) -> str:
         self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
         return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def write_info(folder: Path, info: CorpusInfo) -> None:

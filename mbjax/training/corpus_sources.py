@@ -10,7 +10,7 @@ from mbjax.errors import InputError
 
 _TXT_DOCUMENT = 4_096  # characters after which the next blank line of a .txt file ends a document
 _TXT_MOST = 1 << 20  # characters at which a .txt document ends in any case: a file may hold no blank line, or no line
-_PARQUET_ROWS = 64  # rows decoded at once
+_BLOCK = 64  # records of Parquet and ArrayRecord decoded at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def source_files(sources: Sequence[Path]) -> list[Path]:
 
 
 def read_documents(path: Path, key: str = "text") -> Iterator[Document]:
-    """The documents of one file, in order, never more of it in memory than one of them.
+    """The documents of one file, in order, never much of it in memory (Parquet and ArrayRecord: 64).
 
     `.txt`: pieces of at least 4,096 characters that end at a blank line (so that one long book is many documents).
     `.jsonl`: `{key: "..."}` or `{"messages": [...]}` on each line. `.parquet`: the same as columns. `.array_record`:
@@ -140,7 +140,7 @@ def _parquet(path: Path, key: str) -> Iterator[Document]:
                 found = ", ".join(file.schema_arrow.names[:10])
                 raise InputError(f"{path}: no column '{key}'; it has: {found}; choose one with the option for the key")
             size, number = path.stat().st_size, 0
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=names, use_threads=False):
+            for batch in file.iter_batches(batch_size=_BLOCK, columns=names, use_threads=False):
                 for record in batch.to_pylist():
                     number += 1
                     at = size * number // max(file.metadata.num_rows, 1)
@@ -157,9 +157,9 @@ def _array_record(path: Path, key: str) -> Iterator[Document]:
     try:
         reader = ArrayRecordReader(str(path))
         size, n = path.stat().st_size, reader.num_records()
-        for i in range(n):
-            raw = reader.read([i])[0]
-            yield _from_bytes(raw, f"{path}, record {i + 1}", size * (i + 1) // n, key)
+        for start in range(0, n, _BLOCK):
+            for i, raw in enumerate(reader.read(start, min(start + _BLOCK, n)), start + 1):
+                yield _from_bytes(raw, f"{path}, record {i}", size * i // n, key)
         reader.close()
     except (RuntimeError, ValueError, IndexError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

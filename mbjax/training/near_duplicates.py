@@ -4,16 +4,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mbjax.errors import InputError
-
 N_HASHES = 128  # of a signature: the similarity is estimated to 0.035 (one standard error) at 0.8
 _BANDS, _ROWS = 16, 8  # two documents of similarity 0.8 share a band with probability 0.95, of 0.5 with 0.06
 _NGRAM = 8  # bytes of a shingle, which so is one uint64
-_BLOCK = 4_096  # shingles hashed at once: the block of 128 hashes stays in the cache
+_BLOCK = 512  # shingles hashed at once: the block of 128 hashes stays in the cache
+_PAIRS = 4_096  # signatures compared at once
 _MOST_KEPT = 16  # kept documents of one bucket that a later one is compared with
-_A, _B = np.random.default_rng(20).integers(0, 2**63, (2, N_HASHES, 1), dtype=np.uint64) | np.uint64(
-    1
-)  # odd factors, as multiply-shift wants them
+_FACTORS, _TERMS = np.random.default_rng(20).integers(0, 2**32, (2, N_HASHES, 1), dtype=np.uint32)
+_FACTORS |= np.uint32(1)  # odd: each function is then a permutation of the 32-bit numbers
 
 
 def signature(text: str) -> np.ndarray:
@@ -26,9 +24,8 @@ def signature(text: str) -> np.ndarray:
     shingles = np.ndarray((len(data) - _NGRAM + 1,), "<u8", data, strides=(1,))
     lowest = np.full(N_HASHES, 2**32 - 1, np.uint32)
     for start in range(0, len(shingles), _BLOCK):
-        mixed = _mixed(shingles[start : start + _BLOCK])
-        hashed = ((mixed * _A + _B) >> np.uint64(32)).astype(np.uint32)
-        lowest = np.minimum(lowest, hashed.min(axis=1))
+        mixed = (_mixed(shingles[start : start + _BLOCK]) >> np.uint64(32)).astype(np.uint32)
+        lowest = np.minimum(lowest, (mixed * _FACTORS + _TERMS).min(axis=1))
     return lowest
 
 
@@ -43,11 +40,9 @@ def near_duplicates(signatures: np.ndarray, threshold: float, skip: np.ndarray) 
     """Which documents nearly repeat an earlier one that stays: bool [N].
 
     signatures: uint32 [N, 128], an array or a memory map. threshold: the estimated Jaccard similarity from which on a
-    document counts as a repetition. skip: bool [N], documents that play no part. Needs about 40 bytes a document
-    besides. Raises InputError for a threshold that banding would not find.
+    document counts as a repetition; below about 0.5 banding finds few. skip: bool [N], documents that play no part. Needs about 40 bytes a document
+    besides.
     """
-    if not 0.5 <= threshold <= 1:
-        raise InputError(f"near-duplicates from a similarity of {threshold}: give 0.5 to 1")
     dropped = np.zeros(len(signatures), bool)
     needed = int(np.ceil(threshold * N_HASHES - 1e-9))
     for band in range(_BANDS):
@@ -81,8 +76,8 @@ def _drop_within(bucket: np.ndarray, signatures: np.ndarray, needed: int, droppe
             return
         first, rest = bucket[0], bucket[1:]
         near = np.empty(len(rest), bool)
-        for start in range(0, len(rest), _BLOCK):
-            part = rest[start : start + _BLOCK]
-            near[start : start + _BLOCK] = (signatures[part] == signatures[first]).sum(axis=1) >= needed
+        for start in range(0, len(rest), _PAIRS):
+            part = rest[start : start + _PAIRS]
+            near[start : start + _PAIRS] = (signatures[part] == signatures[first]).sum(axis=1) >= needed
         dropped[rest[near]] = True
         bucket = rest[~near]

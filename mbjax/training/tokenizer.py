@@ -137,7 +137,9 @@ def _explained(message: str, vocab_size: int) -> InputError | FailureError:
             f"a vocabulary of {vocab_size} is too large for this text; it fills at most {found[1]}, or give more text"
         )
     if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
-        return InputError(f"a vocabulary of {vocab_size} is too small for the characters of this text; give {found[1]}")
+        return InputError(
+            f"a vocabulary of {vocab_size} is too small for the characters of this text; give at least {found[1]}"
+        )
     return FailureError(f"SentencePiece cannot train: {' '.join(message.split())}")
 
 
