@@ -163,7 +163,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return tuple(_value(kind, item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or isinstance(value, bool):
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
 

@@ -38,7 +38,7 @@ def joined(coordinator: str | None, process: int | None, processes: int | None) 
         return
     if process is None or processes is None or not 0 <= process < processes:
         raise InputError("--coordinator needs --process N and --processes M, N from 0 to M - 1")
-    with _witness() as spoken:
+    with _witness() as spoken, _stdout_kept():
         try:
             _initialise(coordinator, process, processes)
             yield
@@ -86,6 +86,19 @@ def exchange_errors(step: int) -> Iterator[None]:
             f"step {step}: process {jax.process_index()} lost another process of the run ({reason}); start all of them"
             " again: the run goes on from its last checkpoint"
         ) from error
+
+
+@contextlib.contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Sends what C++ libraries print to stderr: Gloo greets its peers on stdout, which belongs to the command."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextlib.contextmanager
