@@ -42,6 +42,6 @@ def test_the_layer_is_the_same(
     cache = init_cache(config, 4, 128).layers
     h = jax.random.normal(jax.random.key(2), (n_rows, n_tokens, 64))
     want, (kv,) = run_layers(params.layers, h, positions, cache, config, (deltas,), gates, None, seats)
-    got, mine = few_tokens.run(params.layers[0], h, positions, cache[0], deltas, gates, seats, config)
+    got, mine = few_tokens.run(params.layers[0], h, positions, cache[0], deltas, gates, None, seats, config)
     np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, kv)

@@ -52,17 +52,24 @@ def working(text: str) -> Iterator[None]:
 @contextlib.contextmanager
 def progress_bar(text: str, *, in_bytes: bool = False) -> Iterator[Report]:
     """A bar, on a terminal only, that appears with the first report and goes with the block."""
+    with progress_stages(in_bytes=in_bytes) as stage:
+        yield lambda done, total: stage(text, done, total)
+
+
+@contextlib.contextmanager
+def progress_stages(*, in_bytes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Such a bar for work of several stages: each report says which, how much is done, and of how much."""
     console = stderr()
     if not console.is_terminal:
-        yield lambda done, total: None
+        yield lambda text, done, total: None
         return
     amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
     columns = TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None, visible=False)
+        task = progress.add_task("", total=None, visible=False)
 
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total, visible=True)
+        def report(text: str, done: int, total: int) -> None:
+            progress.update(task, description=text, completed=done, total=total, visible=True)
 
         yield report
 

@@ -144,30 +144,17 @@ def _layer(
     seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
-    body = partial(_blocks, config=config)
+    body = partial(block, config=config)
     if kv is None:  # a full pass may be differentiated: keep what the maps give, make the cheap rest again
         body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(MAP_OUTPUT))
     elif few_tokens.takes(params, h, kv, deltas):
         few = partial(few_tokens.run, config=config)
-        by_op = partial(_blocks_of_few, config=config)
-        return jax.lax.platform_dependent(params, h, positions, kv, deltas, gates, seats, cuda=few, default=by_op)
+        operands = (params, h, positions, kv, deltas, gates, segments, seats)
+        return jax.lax.platform_dependent(*operands, cuda=few, default=body)
     return body(params, h, positions, kv, deltas, gates, segments, seats)
 
 
-def _blocks_of_few(
-    params: Layer,
-    h: jax.Array,
-    positions: jax.Array,
-    kv: LayerKV,
-    deltas: Deltas,
-    gates: jax.Array,
-    seats: jax.Array | None,
-    config: ModelConfig,
-) -> tuple[jax.Array, LayerKV | None]:
-    return _blocks(params, h, positions, kv, deltas, gates, None, seats, config)
-
-
-def _blocks(
+def block(
     params: Layer,
     h: jax.Array,
     positions: jax.Array,
@@ -178,6 +165,7 @@ def _blocks(
     seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV | None]:
+    """One layer over h [B, T, D]: attention, then the gated MLP. The arguments are those of `run_layers`, for one layer."""
     with jax.named_scope("attention"):
         mixed, kv = _attention(params.attn, h, positions, kv, deltas, gates, segments, seats, config)
         h = h + mixed

@@ -56,10 +56,11 @@ def run(
     kv: LayerKV,
     deltas: "tuple[LayerLora | None, ...]",
     gates: jax.Array,
+    segments: None,
     seats: jax.Array | None,
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV]:
-    """As `base.run_layers` for one layer with its cache."""
+    """As `base.block`, for a layer with its cache; there are no segments then."""
     from mbjax.kernels.gpu.attention import attend
     from mbjax.kernels.gpu.place import place
 

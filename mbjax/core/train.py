@@ -103,12 +103,18 @@ def train_step(
     total, n, grads = summed_gradients(seen, base, batch, gate, rows_at_once, config=config)
     n = jnp.maximum(n, 1).astype(jnp.float32)
     grads = jax.tree.map(lambda g: g / n, grads)
-    params: Any = state.pack
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
-        updates, optimiser_state = optimiser.update(grads, state.optimiser, params)
-        pack: Any = optax.apply_updates(params, updates)
+    pack, optimiser_state = apply_gradients(optimiser, grads, state.optimiser, state.pack)
     metrics = {"loss": total / n, "grad_norm": optax.tree.norm(grads)}
     return TrainState(pack, optimiser_state, state.step + 1), metrics
+
+
+def apply_gradients(
+    optimiser: optax.GradientTransformation, grads: Any, optimiser_state: Any, params: Any
+) -> tuple[Any, Any]:
+    """The parameters and the optimiser's state after one update."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax relies on both
+        updates, optimiser_state = optimiser.update(grads, optimiser_state, params)
+        return optax.apply_updates(params, updates), optimiser_state
 
 
 def summed_gradients(

@@ -55,7 +55,8 @@ def _add_tokens(core: "tokenizers.Tokenizer", added: dict[str, Any], directory: 
 
     for key, spec in sorted(added.items(), key=lambda item: int(item[0])):
         content, special = spec["content"], bool(spec.get("special"))
-        if core.token_to_id(content) != int(key) or int(key) not in core.get_added_tokens_decoder():
+        known = core.get_added_tokens_decoder().get(int(key))
+        if core.token_to_id(content) != int(key) or known is None or (special and not known.special):
             core.add_tokens([AddedToken(content, special=special, normalized=False)])
         if core.token_to_id(content) != int(key):
             raise InputError(

@@ -1,4 +1,4 @@
-"""SentencePiece BPE vocabularies (tokenizer.model, GGUF's `llama` tokenizers) as a `tokenizers` object."""
+"""SentencePiece vocabularies (tokenizer.model, GGUF's `llama` tokenizers) as a `tokenizers` object."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,10 +9,12 @@ from mbjax.errors import InputError
 
 if TYPE_CHECKING:
     import tokenizers
+    from tokenizers import models
 
 # Token types, the same numbers in sentencepiece_model.proto and in GGUF's tokenizer.ggml.token_type.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 _SPACE = "\u2581"
+_NEVER = -1e6  # score of pieces that SentencePiece does not look for in text: `<s>` written out, `<0x41>`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,7 @@ class SpmSettings:
 
 
 def read_tokenizer_model(path: Path, *, legacy: bool = True) -> "tokenizers.Tokenizer":
-    """A tokenizer.model of type BPE, with SentencePiece's own ids.
+    """A tokenizer.model of type BPE or unigram, with SentencePiece's own ids.
 
     legacy (tokenizer_config.json) says whether text after a special token gets the leading space too.
     Raises InputError if the file is damaged or of another type.
@@ -43,42 +45,42 @@ def read_tokenizer_model(path: Path, *, legacy: bool = True) -> "tokenizers.Toke
         model.ParseFromString(path.read_bytes())
     except (OSError, DecodeError) as error:
         raise InputError(f"{path}: not a SentencePiece model ({error})") from error
-    if model.trainer_spec.model_type != model.trainer_spec.BPE:
-        kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type).lower()
-        raise InputError(f"{path}: SentencePiece models of type {kind} are not supported, only bpe")
+    kind = model.trainer_spec.ModelType.Name(model.trainer_spec.model_type).lower()
+    if kind not in ("bpe", "unigram"):
+        raise InputError(f"{path}: SentencePiece models of type {kind} are not supported, only bpe and unigram")
     spec = model.normalizer_spec
     settings = SpmSettings(
         prefix="none" if not spec.add_dummy_prefix else "each" if legacy else "first",
         charsmap=spec.precompiled_charsmap,
         squeeze_spaces=spec.remove_extra_whitespaces,
     )
-    pieces = model.pieces
-    return spm_tokenizer([p.piece for p in pieces], [p.score for p in pieces], [p.type for p in pieces], settings, path)
+    pieces, scores, types = ([getattr(p, name) for p in model.pieces] for name in ("piece", "score", "type"))
+    return spm_tokenizer(pieces, scores, types, settings, path, unigram=kind == "unigram")
 
 
 def spm_tokenizer(
-    pieces: Sequence[str], scores: Sequence[float], types: Sequence[int], settings: SpmSettings, where: object
+    pieces: Sequence[str],
+    scores: Sequence[float],
+    types: Sequence[int],
+    settings: SpmSettings,
+    where: object,
+    *,
+    unigram: bool = False,
 ) -> "tokenizers.Tokenizer":
-    """A byte-pair tokenizer that merges in the order of the scores, as SentencePiece does.
+    """A tokenizer that splits as SentencePiece does: merges in the order of the scores, or the best sum of scores.
 
     pieces, scores and types have one entry per id. Raises InputError, naming `where`, if they do not fit together.
     """
     import tokenizers
-    from tokenizers import AddedToken, models
+    from tokenizers import AddedToken
 
     if not pieces or not len(pieces) == len(scores) == len(types):
         raise InputError(
             f"{where}: {len(pieces)} tokens, {len(scores)} scores and {len(types)} types; they must be as many and not none"
         )
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    if len(vocab) != len(pieces):
+    if len(set(pieces)) != len(pieces):
         raise InputError(f"{where}: the vocabulary holds a token twice")
-    unknown = next((piece for piece, kind in zip(pieces, types, strict=True) if kind == UNKNOWN), None)
-    merged = {p: s for p, s, kind in zip(pieces, scores, types, strict=True) if kind in (NORMAL, UNUSED)}
-    model = models.BPE(
-        vocab=vocab, merges=_merges(merged, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types
-    )
-    core = tokenizers.Tokenizer(model)
+    core = tokenizers.Tokenizer((_unigram if unigram else _bpe)(pieces, scores, types))
     _prepare_text(core, settings)
     kinds = {UNKNOWN: True, CONTROL: True, USER_DEFINED: False}
     core.add_tokens(
@@ -89,6 +91,28 @@ def spm_tokenizer(
         ]
     )
     return core
+
+
+def _bpe(pieces: Sequence[str], scores: Sequence[float], types: Sequence[int]) -> "models.BPE":
+    from tokenizers import models
+
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    unknown = next((piece for piece, kind in zip(pieces, types, strict=True) if kind == UNKNOWN), None)
+    merged = {p: s for p, s, kind in zip(pieces, scores, types, strict=True) if kind in (NORMAL, UNUSED)}
+    return models.BPE(
+        vocab=vocab, merges=_merges(merged, vocab), unk_token=unknown, fuse_unk=True, byte_fallback=BYTE in types
+    )
+
+
+def _unigram(pieces: Sequence[str], scores: Sequence[float], types: Sequence[int]) -> "models.Unigram":
+    from tokenizers import models
+
+    vocab = [
+        (piece, score if kind in (NORMAL, UNUSED) else _NEVER)
+        for piece, score, kind in zip(pieces, scores, types, strict=True)
+    ]
+    unknown = next((i for i, kind in enumerate(types) if kind == UNKNOWN), None)
+    return models.Unigram(vocab, unk_id=unknown, byte_fallback=BYTE in types)
 
 
 def _merges(scores: dict[str, float], vocab: dict[str, int]) -> list[tuple[str, str]]:

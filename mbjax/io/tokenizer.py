@@ -5,7 +5,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +111,16 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:
             raise InputError("the text is not valid Unicode (it holds half of a surrogate pair)") from error
         return [self.bos_id, *ids] if add_bos and self.add_bos and self.bos_id is not None else ids
+
+    def encode_batch(self, texts: Sequence[str], *, add_bos: bool = True, special: bool = True) -> list[list[int]]:
+        """What `encode` gives for each text, worked out on all cores."""
+        core = self._core if special else self._text_only
+        try:
+            coded = core.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InputError("the text is not valid Unicode (it holds half of a surrogate pair)") from error
+        first = [self.bos_id] if add_bos and self.add_bos and self.bos_id is not None else []
+        return [first + one.ids for one in coded]
 
     def encode_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids that `encode(text, add_bos=False)` gives, and the characters `[begin, end)` each stands for."""

@@ -1,6 +1,8 @@
-"""Orbax checkpoints of a pack's training: written in the background, kept and pruned, restored to the same bits."""
+"""Orbax checkpoints of a training run: written in the background, kept and pruned, restored to the same bits."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -8,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from mbjax.errors import InputError
+from mbjax.errors import FailureError, InputError
 from mbjax.io.files import atomic_write
 
 _CONFIG = "config.json"
+_REFUSALS = ("No space left", "File too large", "Disk quota exceeded", "Permission denied", "Read-only file system")
 
 
 class Checkpoints:
@@ -27,15 +30,38 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # what ended the run is what is to be told, not what a last write says
+            with contextlib.suppress(Exception):
+                self.wait()
+                self._manager.close()
+            return
+        self.wait()
         self._manager.close()
 
+    @property
+    def latest(self) -> int | None:
+        """The step of the last whole checkpoint."""
+        return self._manager.latest_step()
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on the disk. Raises FailureError where it could not be written."""
+        with self._write_errors():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
     def save(self, step: int, state: Any, progress: dict[str, Any]) -> None:
-        """Saves a pytree of arrays, and what else the run must remember as JSON."""
-        leaves = [jnp.copy(leaf) for leaf in jax.tree.leaves(state)]  # the write goes on while steps donate the state
+        """Saves a pytree of arrays, and what else the run must remember as JSON, in the background.
+
+        Raises FailureError where this or the one before could not be written; those before stay as they are.
+        """
+        leaves = jax.tree.leaves(state)
+        if jax.default_backend() == "cpu":  # the write goes on while steps donate the state; elsewhere it has its copy
+            leaves = [jnp.copy(leaf) for leaf in leaves]
         args = ocp.args.Composite(state=ocp.args.StandardSave(leaves), progress=ocp.args.JsonSave(progress))
-        self._manager.save(step, args=args)
+        with self._write_errors():
+            self._manager.check_for_errors()
+            self._manager.save(step, args=args)
 
     def restore(self, state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The latest state, in the shape of the one given, and its JSON; None where there is none yet."""
@@ -53,8 +79,23 @@ class Checkpoints:
             ) from None
         return jax.tree.unflatten(treedef, restored["state"]), restored["progress"]
 
+    @contextlib.contextmanager
+    def _write_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the writers raise whatever their libraries do
+            if not is_write_error(error):
+                raise
+            kept = self._manager.latest_step()
+            last = f"the last good one is of step {kept}" if kept is not None else "there is none yet"
+            raise FailureError(
+                f"{self._directory}: a checkpoint could not be written ({_line(error)}); {last}; free some space and start again"
+            ) from error
+
     def _bind(self, config: dict[str, Any]) -> None:
         """The run's configuration stays with its checkpoints; another one must not continue from them."""
+        if jax.process_index():  # the first process speaks for all
+            return
         path = self._directory / _CONFIG
         text = json.dumps(config, indent=2, sort_keys=True)
         if path.exists():
@@ -69,6 +110,16 @@ class Checkpoints:
             return
         with atomic_write(path) as file:
             file.write(text.encode())
+
+
+def is_write_error(error: BaseException) -> bool:
+    """Whether a file system refused: as OSError, or in the words of Orbax's writers, which wrap it in other types."""
+    while error is not None:
+        words = str(error)
+        if isinstance(error, OSError) or any(word in words for word in _REFUSALS):
+            return True
+        error = error.__cause__ or error.__context__  # pyright: ignore[reportAssignmentType]
+    return False
 
 
 def _line(error: Exception) -> str:

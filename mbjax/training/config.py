@@ -13,6 +13,9 @@ from mbjax.errors import InputError
 from mbjax.io.pack_quant import SCHEMES
 
 
+Rule = tuple[bool, str, str]  # whether it holds, the key it is about, what is allowed
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The examples: JSONL files, or HF-style data set directories, relative to the configuration's folder."""
@@ -100,25 +103,32 @@ class PackConfig:
 
 def read_config(path: Path) -> PackConfig:
     """Reads and checks a TOML file. Raises InputError that names the file and the key."""
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; `mbjax pack init` writes one to start from") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+    document = read_toml(path, "`mbjax pack init` writes one to start from")
     lora = document.get("lora")
     if lora is False:
         document["lora"] = None
-    config = _build(PackConfig, document, str(path))
-    _check(config, str(path))
+    config = build(PackConfig, document, str(path))
+    check_rules(_rules(config), str(path))
     return config
 
 
-def to_json(config: PackConfig) -> dict[str, Any]:
+def read_toml(path: Path, hint: str) -> dict[str, Any]:
+    """The tables of a TOML file. Raises InputError that names the file; `hint` says where one comes from."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; {hint}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration (a dataclass) as plain values."""
     return dataclasses.asdict(config)
 
 
-def _build(kind: type, document: Any, where: str) -> Any:
+def build(kind: type, document: Any, where: str) -> Any:
+    """A configuration dataclass from tables. Raises InputError for an unknown, missing or wrongly typed key."""
     if not isinstance(document, dict):
         raise InputError(f"{where}: expected a table, found {document!r}")
     hints = typing.get_type_hints(kind)
@@ -145,7 +155,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return None
     hint = next(option for option in options if option is not type(None))
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
+        return build(typing.cast(type, hint), value, where)
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise InputError(f"{where}: expected a list, found {value!r}")
@@ -153,14 +163,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return tuple(_value(kind, item, where) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, hint) or isinstance(value, bool):
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise InputError(f"{where}: expected {hint.__name__}, found {value!r}")
     return value
 
 
-def _check(config: PackConfig, where: str) -> None:
+def _rules(config: PackConfig) -> list[Rule]:
     loop, optimiser, lora, expert = config.loop, config.optimiser, config.lora, config.expert
-    rules = [
+    return [
         (config.id.isidentifier() or config.id.replace("-", "_").isidentifier(), "id", "letters, digits, - and _"),
         (lora is not None or expert is not None, "lora", "set, or an expert table given: the pack would be empty"),
         (config.quantise_aware in (None, *SCHEMES), "quantise_aware", f"one of {', '.join(SCHEMES)}"),
@@ -173,6 +183,10 @@ def _check(config: PackConfig, where: str) -> None:
         (len(loop.gates) == 2 and 0 < loop.gates[0] <= loop.gates[1], "loop.gates", "two numbers, low then high"),
         (config.data.row_length >= 16, "data.row_length", "at least 16"),
     ]
+
+
+def check_rules(rules: list[Rule], where: str) -> None:
+    """Raises InputError that names the first key whose rule does not hold."""
     for holds, key, allowed in rules:
         if not holds:
             raise InputError(f"{where}: {key} must be {allowed}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Tests, vendored packages, generated tables and examples.
-_LEFT_OUT = ("test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data", "turtledemo",
+LEFT_OUT = ("test", "tests", "idle_test", "site-packages", "dist-packages", "encodings", "pydoc_data", "turtledemo",
              "__phello__", "ensurepip", "lib2to3", "config-")  # fmt: skip
 
 
@@ -30,7 +30,7 @@ def read_library(root: Path | None = None) -> Iterator[Function]:
     root = root or Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if not any(part.startswith(_LEFT_OUT) for part in parts):
+        if not any(part.startswith(LEFT_OUT) for part in parts):
             try:
                 source = path.read_text(encoding="utf-8")
                 with warnings.catch_warnings():
