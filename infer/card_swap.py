@@ -49,15 +49,12 @@ def _decoding(cell: Cell) -> Cell:
 
 
 def ways(form: PackForm, buffers: list[np.ndarray]) -> dict[str, Place]:
-    found: dict[str, Place] = {"store": lambda i: form.placed(buffers[i % PACKS])}
-    device = jax.devices()[0]
-    kinds = {memory.kind for memory in device.addressable_memories()}
-    if {"pinned_host", "device"} <= kinds:
-        pinned = jax.sharding.SingleDeviceSharding(device, memory_kind="pinned_host")
-        held = [jax.block_until_ready(jax.device_put(buffer, pinned)) for buffer in buffers]
-        there = jax.sharding.SingleDeviceSharding(device, memory_kind="device")
-        found["pinned"] = lambda i: form.placed(jax.device_put(held[i % PACKS], there))  # pyright: ignore[reportArgumentType]
-    return found
+    """As the engine's store does it, from buffers as it keeps them, and from plain ones."""
+    kept = [jax.block_until_ready(form.kept(buffer)) for buffer in buffers]
+    return {
+        "store": lambda i: form.placed(kept[i % PACKS]),
+        "pageable": lambda i: form.placed(buffers[i % PACKS]),
+    }
 
 
 def _swapping(bench: Bench, place: Place, swaps: int) -> dict[str, Any]:
