@@ -84,7 +84,7 @@ def summary(cells: dict[str, Any]) -> str:
     """All tables."""
     own = derived(cells)
     sections = [_about(cells, own), _memory_table(cells), _decode_table(cells, own), _prefill_table(cells, own),
-                _swap_table(cells, own), _train_table(cells, own), _logits_table(cells), _trace_table(cells),
+                _beside(cells), _swap_table(cells, own), _train_table(cells, own), _logits_table(cells), _trace_table(cells),
                 _failed(cells)]  # fmt: skip
     return "\n".join(section for section in sections if section)
 
@@ -149,8 +149,18 @@ def _prefill_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
 def _torch(cells: dict[str, Any], name: str, key: str) -> float | None:
     """PyTorch's tokens/s for the same shape; it is measured in bfloat16."""
     _, shape, dtype, _ = name.split(":")
-    found = cells.get(f"torch:{shape}", {}).get(key) or {}
+    cell = cells.get(f"torch:{shape}", {})
+    found = cell.get(key) or cell.get("compiled", {}).get(key) or {}
     return found.get("tok_s") if dtype == "bfloat16" else None
+
+
+def _beside(cells: dict[str, Any]) -> str:
+    """What must be said of PyTorch's figures where its own turn came to no end."""
+    early = [
+        n for n, cell in _of(cells, "torch") if "decode_x1" not in cell and cell.get("compiled", {}).get("decode_x1")
+    ]
+    said = "PyTorch's figures are those of its first run, while programs of ours were compiled beside it"
+    return f"{said}: its turn alone on the card did not end in time.\n" if early else ""
 
 
 def _swap_table(cells: dict[str, Any], own: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ from mbjax.errors import InputError
 from mbjax.kernels.layers import MOST_PACKS
 
 MOST_LANES = 16  # rows of a step whose bits do not depend on how many there are
+LONG_CHUNK = 2048
 BURST = 8  # steps that an accelerator takes as one program, where nobody waits to join in between
 DRAFT = 7  # tokens of a draft; with the one before them they are one step of 8 rows
 
@@ -62,8 +63,11 @@ def kv_dtype_of(params: Base, asked: str = "auto") -> str:
 
 
 def prefill_sizes(lanes: int) -> tuple[int, ...]:
-    """The chunks that prompts are taken in by: short ones where other lanes wait for their next token meanwhile."""
-    return BUCKETS if lanes == 1 else BUCKETS[:-1]
+    """The chunks that prompts are taken in by: short ones where other lanes wait for their next token meanwhile, and
+    a long one on accelerators, which take in 512 tokens sooner than a program is called."""
+    if lanes > 1:
+        return BUCKETS[:-1]
+    return BUCKETS if jax.default_backend() == "cpu" else (*BUCKETS, LONG_CHUNK)
 
 
 class Programs:

@@ -72,14 +72,14 @@ def corpus_data(config: BaseConfig, folder: Path, tokenizer: Tokenizer, share: t
             raise InputError(f"{path}: rows of {info.row_length} tokens exceed model.max_context {model.max_context}")
     held_out = [open_corpus(path / "valid") for path in paths.values()]
     if not sum(map(len, held_out)):
-        raise InputError(f"{', '.join(map(str, paths.values()))}: no held-out rows; write the corpus with a larger share")
+        raise InputError(
+            f"{', '.join(map(str, paths.values()))}: no held-out rows; write the corpus with a larger share"
+        )
     process, processes = share
     mixture = {corpus.path: (paths[corpus.path] / "train", corpus.weight) for corpus in config.data}
 
     def batches(start: int) -> Iterator[BaseBatch]:
-        return base_batches(
-            mixture, rows=loop.rows, seed=loop.seed, start=start, process=process, processes=processes
-        )
+        return base_batches(mixture, rows=loop.rows, seed=loop.seed, start=start, process=process, processes=processes)
 
     def valid() -> Iterator[BaseBatch]:
         return held_out_batches(held_out, loop.rows, loop.evaluate_rows, process, processes)
