@@ -266,5 +266,3 @@ def test_a_batch_is_checked_by_its_values(folder, tmp_path):
 
     with pytest.raises((FailureError, InputError)):
         train(folder, tmp_path / "run", data=dataclasses.replace(data, batches=broken))
-
-

@@ -16,7 +16,7 @@ from mbjax.cli.pack_train import app as pack_app
 from mbjax.cli.plan import plan
 from mbjax.cli.pull import pull
 from mbjax.cli.route import route
-from mbjax.cli.train_base import app as train_app
+from mbjax.cli.train_packs import app as train_app
 from mbjax.errors import MbjaxError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it

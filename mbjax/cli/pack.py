@@ -45,9 +45,12 @@ def verify(
 ) -> None:
     """Read every file of packs, compare all digests and check every tensor; exit status 2 if something is wrong."""
     from mbjax.io.pack_check import summarise_pack
+    from mbjax.io.router_dir import is_router
 
+    for path in (path for path in paths if is_router(path)):
+        note(f"{path}: a router, no pack; it is checked whenever it is used")
     with working("verifying"):
-        found = [summarise_pack(path, verify=True) for path in paths]
+        found = [summarise_pack(path, verify=True) for path in paths if not is_router(path)]
     if as_json:
         print_json({"packs": [pack.to_json() for pack in found]})
     else:

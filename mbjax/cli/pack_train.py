@@ -47,7 +47,7 @@ def train(
     settings = read_config(config)
     out, work = out or Path("packs") / settings.id, work or Path("runs") / settings.id
     use_compile_cache()
-    with _Display(settings.loop.steps) as display:
+    with Display(settings.loop.steps) as display:
         summary = train_from_config(settings, config.parent, out, work, Watch(display.stage, display.event))
     best, speed = summary.best_valid_loss, summary.tokens_per_s
     if as_json:
@@ -80,7 +80,7 @@ def evaluate(
 
     summary = summarise_pack(pack)
     engine = load_engine(base, dtype, None, pack.absolute().parent, force_base)
-    with _Display(0) as display:
+    with Display(0) as display:
         command = f"mbjax {shlex.join(sys.argv[1:])}"
         scores = score_pack(engine, summary.id, file, command=command, progress=display.stage, limit=limit)
     show_notes(engine)
@@ -103,14 +103,18 @@ def _table(scores: "list[Score]") -> Table:
     return table
 
 
-class _Display:
+class Display:
     """One bar for what is going on: preparing, then steps with loss, speed and time left."""
 
     def __init__(self, steps: int) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._progress, self._steps = Progress(*columns, console=stderr(), transient=True), steps
         self._task = self._progress.add_task("preparing", total=None)
-        self._valid = ""
+        self._valid, self._name = "", ""
+
+    def begin(self, name: str, steps: int) -> None:
+        """The next of several runs."""
+        self._name, self._valid, self._steps = f"{name}: ", "", steps
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -120,12 +124,12 @@ class _Display:
         self._progress.stop()
 
     def stage(self, text: str, done: int, total: int) -> None:
-        self._progress.update(self._task, description=text, completed=done, total=total)
+        self._progress.update(self._task, description=self._name + text, completed=done, total=total)
 
     def event(self, event: "Event") -> None:
         if event.valid_loss is not None:
             self._valid = f", validation {event.valid_loss:.3f}"
-            note(f"step {event.step}: validation loss {event.valid_loss:.4f}")
+            note(f"{self._name}step {event.step}: validation loss {event.valid_loss:.4f}")
         if event.loss is not None:
             text = f"loss {event.loss:.3f}{self._valid}, {event.tokens_per_s or 0:.0f} tokens/s"
-            self._progress.update(self._task, description=text, completed=event.step, total=self._steps)
+            self._progress.update(self._task, description=self._name + text, completed=event.step, total=self._steps)

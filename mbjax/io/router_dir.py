@@ -62,6 +62,11 @@ class Router:
         return _shapes(self.background.shape[0], self.background.shape[1], self.base.d_model)
 
 
+def is_router(path: Path) -> bool:
+    """Whether a directory is a router's: so that `packs/*` may be named where packs are meant."""
+    return (path / MANIFEST).is_file()
+
+
 def base_of(base: "LoadedBase") -> RouterBase:
     """What a router says of a loaded base."""
     config = base.config
