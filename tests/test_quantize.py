@@ -17,9 +17,9 @@ PINNED = {
     Scheme(4, 32): 0.0857,
     Scheme(4, 64): 0.0948,
     Scheme(4, 128): 0.1030,
-    Scheme(4, 32, asymmetric=True): 0.0718,
-    Scheme(4, 64, asymmetric=True): 0.0828,
-    Scheme(4, 128, asymmetric=True): 0.0928,
+    Scheme(4, 32, asymmetric=True): 0.0705,
+    Scheme(4, 64, asymmetric=True): 0.0825,
+    Scheme(4, 128, asymmetric=True): 0.0920,
 }
 
 

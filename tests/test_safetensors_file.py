@@ -48,7 +48,7 @@ def test_every_dtype_comes_back(tmp_path):
     for name, array in tensors.items():
         assert read[name].dtype == array.dtype and not read[name].flags.writeable
         np.testing.assert_array_equal(read[name], array)
-    mapped = open_tensors(tmp_path / PATH, populate=True)
+    mapped = open_tensors(tmp_path / PATH)
     assert not mapped.tensors["wide"].flags.writeable
     mapped.release()
     for name, array in tensors.items():  # read again from the file

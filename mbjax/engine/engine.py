@@ -20,7 +20,7 @@ from mbjax.engine.host_memory import return_large_blocks
 from mbjax.engine.pack_store import PackStore
 from mbjax.engine.plan import DEFAULT_CONTEXT, Installed, Planned, Wishes, require
 from mbjax.engine.predictor import Predictor
-from mbjax.engine.programs import kv_dtype_of
+from mbjax.engine.programs import kv_dtype_of, shapes_of
 from mbjax.engine.reply import Memory, RouteItem
 from mbjax.engine.request import Request
 from mbjax.engine.routing import Router, Routing, mix_of, used
@@ -66,15 +66,17 @@ class Engine(Answering):
     ) -> None:
         """`planned` is what a budget was planned with, and its programs; made here if not given."""
         check_context(context, base.config, base.name)
-        self.base = dataclasses.replace(base, params=bundled(base.params, base.config, base.release))
+        outline = dataclasses.replace(base, params=bundled(shapes_of(base.params), base.config))
         self.context, self.lanes, self.kv_dtype = context, lanes, kv_dtype_of(base.params, kv_dtype)
-        self.packs = PackStore(self.base, packs, force_base=force_base)
+        self.packs = PackStore(outline, packs, force_base=force_base)
         self.gate_rule, self._most_waiting, self._drafts = gate_rule, most_waiting, drafts
         self.notes: list[str] = []  # what a user should hear of
-        self.router = Router(self.base, self.packs, self.notes)
+        self.router = Router(outline, self.packs, self.notes)
         form, installed = (None, None) if packs is None else (self.packs.form, len(self.packs.paths))
-        planned = planned or Planned.of(self.base.params, self.base.config, form, context, lanes, self.kv_dtype)
+        planned = planned or Planned.of(outline.params, base.config, form, context, lanes, self.kv_dtype)
         self.programs, self._router_bytes = planned.programs, planned.router
+        self.programs.begin()
+        self.base = dataclasses.replace(base, params=bundled(base.params, base.config, base.release))
         self.batch_programs = BatchPrograms(self.base.params, self.base.config)  # of evaluations, none until then
         self.sizing = planned.fitted(installed, budget) if budget is not None else Sizing.of(installed)
         self.predictor = Predictor()

@@ -1,4 +1,4 @@
-"""The C library's allocator, told to hand large blocks back to the system as soon as they are free."""
+"""The C library's allocator, told to hand memory that is free back to the system."""
 
 import contextlib
 import ctypes
@@ -10,6 +10,15 @@ _LARGE = 4 * 2**20  # bytes: a prefill's temporaries are larger, those of a deco
 
 def return_large_blocks() -> None:
     """Keeps glibc from raising its limit: it would hold on to twice a program's temporaries in each thread's arena."""
+    _glibc("mallopt", _M_MMAP_THRESHOLD, _LARGE)
+
+
+def return_free_memory() -> None:
+    """Hands back what glibc holds in reserve: after compiling a program that is several times what is left of it."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *arguments: int) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
-            ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _LARGE)
+            getattr(ctypes.CDLL("libc.so.6"), function)(*arguments)

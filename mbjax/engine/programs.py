@@ -31,6 +31,7 @@ from mbjax.core.quant import is_quantized
 from mbjax.core.router import MAX_ACTIVE, Pooled, empty_pool, understand_chunk
 from mbjax.core.sampling import Sampling
 from mbjax.core.slots import Slot
+from mbjax.engine.host_memory import return_free_memory
 from mbjax.errors import InputError
 from mbjax.kernels.layers import MOST_PACKS
 
@@ -197,6 +198,12 @@ class Programs:
 
         return self._program(f"verify{n_packs}", self._seated(verify), (2, 4), args)
 
+    def begin(self) -> None:
+        """Compiles what nearly every answer runs. To be done before the weights are read: of all programs these cost
+        the compiler most, more than half of what a small base weighs."""
+        self.choose()
+        self.decode(0)
+
     def row_counts(self) -> list[int]:
         """The numbers of rows that steps are compiled for."""
         return [n for n in (1, 2, 4, 8, MOST_LANES) if n < self.lanes] + [self.lanes]
@@ -293,6 +300,7 @@ class Programs:
                 if name.startswith("understand"):
                     self._taps[name] = lowered.out_info[0]
                 self._compiled[name] = lowered.compile()
+                return_free_memory()
             return self._compiled[name]
 
 

@@ -60,7 +60,7 @@ def load_base(name_or_path: str | Path, dtype: str = "auto") -> LoadedBase:
     check_dtype(dtype)
     name, source = _resolved(name_or_path)
     entry = converted(source, dtype)
-    mapped = open_tensors(entry.weights, populate=True)
+    mapped = open_tensors(entry.weights)
     leaves = base_leaves(entry.config, mapped.tensors)
     params = base_tree(entry.config, {name: _placed(leaf) for name, leaf in leaves.items()})
     return LoadedBase(params, entry.config, entry.tokenizer, entry.digest, name, source, mapped.release)

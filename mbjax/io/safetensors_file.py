@@ -97,23 +97,19 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
     return open_tensors(path).tensors
 
 
-def open_tensors(path: Path, *, populate: bool = False) -> MappedTensors:
-    """The same with a hold on the map. With `populate` the pages are mapped at once, which is faster than at first use
-    where all of them will be used."""
+def open_tensors(path: Path) -> MappedTensors:
+    """The same with a hold on the map."""
     header = read_header(path)
-    buffer = map_file(path, populate=populate)
+    buffer = map_file(path)
     if len(buffer) < max((info.end for info in header.tensors.values()), default=0):
         raise InputError(f"{path}: was shortened while it was read; fetch it again")
     return MappedTensors({name: _view(buffer, info) for name, info in header.tensors.items()}, buffer)
 
 
-def map_file(path: Path, *, populate: bool = False) -> mmap.mmap:
+def map_file(path: Path) -> mmap.mmap:
     """A read-only map of a whole file. Raises InputError where it is missing, empty or cannot be mapped."""
     try:
         with open(path, "rb") as file:
-            if populate and hasattr(mmap, "MAP_POPULATE"):  # Linux
-                flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-                return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None

@@ -75,7 +75,7 @@ ffi::Error linear(ffi::ThreadPool pool, Buffer x, Buffer values, Buffer scales, 
   const Product product = {&w, {static_cast<float*>(y->untyped_data()), w.out, b, nullptr}};
   const float* input = static_cast<const float*>(x.untyped_data());
   auto program = [&](Team& team) {
-    const Activations ready = prepare(team, 0, rows, act, 1, chunks_of(w, rows), [&](const Activations& to, int64_t row) {
+    Prepared ready(team, 0, rows, act, [&](const Activations& to, int64_t row) {
       k.quantize_row(input + row * in, in, norm_weight, eps, to, row);
     });
     product_stage(k, team, 1, ready, rows, &product, 1);

@@ -73,7 +73,8 @@ void take_row(const Kernels& k, const Group& g, const float* x, const float* nor
 constexpr int64_t kRanks = 8, kLowRows = 8;  // of a chunk
 
 // The products of the rows with the deltas' a. Nothing is done for packs that no row of a chunk has switched on.
-void low_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const Activations& act) {
+template <class Taken>
+void low_stage(const Kernels& k, Team& team, int64_t at, const Group& g, Taken& taken) {
   if (!g.adapted()) return;
   const int64_t R = g.rows.count(), P = g.rows.packs;
   const int64_t parts = (g.s.rank + kRanks - 1) / kRanks, blocks = (R + kLowRows - 1) / kLowRows;
@@ -83,6 +84,7 @@ void low_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const A
     const int m = static_cast<int>(chunk / parts / blocks / P);
     const LowRank& d = g.low_rank(m, p);
     if (rank >= d.rank || !g.gated(row, last, p)) return;
+    const Activations& act = taken();
     k.dot_rows(act.wide + row * act.width, act.width, last - row, d.a + rank * g.in, g.in,
                std::min(d.rank - rank, kRanks), g.low(row, m, p) + rank, 3 * P * g.s.rank);
   });
@@ -103,8 +105,8 @@ Output output_of(const Group& g, int m, float* to, int64_t stride, const float* 
 }
 
 // The gated half of the MLP: a chunk makes the same channels of gate and up and joins them at once.
-void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, const Activations& act,
-                   const Reading& next) {
+template <class Taken>
+void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, Taken& taken, const Reading& next) {
   const Weight &gate = g.weight(0), &up = g.weight(1);
   const LayerScratch& s = g.s;
   const int64_t rows = g.rows.count(), ffn = g.rows.ffn, step = tiles_per_chunk(gate, rows);
@@ -116,8 +118,8 @@ void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, con
     const int64_t first = chunk * step, last = std::min(gate.tiles(), first + step);
     const int64_t ahead = distance(team, gate.values_of(first), now, next, rows, chunk, last_chunk);
     const int64_t up_ahead = last_chunk ? gate.values_of(last) + ahead - up.values_of(first) : ahead;
-    k.linear_tiles(gate, act, rows, first, last, to_gate, ahead);
-    k.linear_tiles(up, act, rows, first, last, to_up, up_ahead);
+    k.linear_tiles(gate, taken(), rows, first, last, to_gate, ahead);
+    k.linear_tiles(up, taken(), rows, first, last, to_up, up_ahead);
     const int64_t channel = first * kLanes, n = std::min(ffn, last * kLanes) - channel;
     for (int64_t row = 0; row < rows; ++row) k.silu_mul(s.gate + row * ffn + channel, s.up + row * ffn + channel, n);
   });
@@ -127,14 +129,13 @@ void gate_up_stage(const Kernels& k, Team& team, int64_t at, const Group& g, con
 template <class RowOf>
 void add_to_h(const Kernels& k, Team& team, int64_t at, const Group& g, const Reading& next, const RowOf& row_of) {
   const int64_t R = g.rows.count(), D = g.rows.width;
-  const Activations act = prepare(team, at, R, g.act(), at + 2, chunks_of(g.weight(0), R),
-                                  [&](const Activations& to, int64_t row) {
-                                    take_row(k, g, row_of(row), nullptr, to, row);
-                                  });
-  low_stage(k, team, at + 1, g, act);
+  Prepared taken(team, at, R, g.act(), [&](const Activations& to, int64_t row) {
+    take_row(k, g, row_of(row), nullptr, to, row);
+  });
+  low_stage(k, team, at + 1, g, taken);
   Delta deltas[kMaxPacks];
   const Product product = {&g.weight(0), output_of(g, 0, g.rows.h, D, nullptr, g.rows.h, deltas)};
-  product_stage(k, team, at + 2, act, R, &product, 1, next);
+  product_stage(k, team, at + 2, taken, R, &product, 1, next);
 }
 
 }  // namespace
@@ -168,17 +169,15 @@ void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, con
   Delta deltas[3][kMaxPacks];
   Product products[3];
   float* const to[3] = {s.q, s.k, s.v};
-  int64_t chunks = 0;
   for (int m = 0; m < 3; ++m) {
     const int64_t out = m ? kv_out : q_out;
     products[m] = {&qkv.weight(m), output_of(qkv, m, to[m], out, layer.biases[m], nullptr, deltas[m])};
-    chunks += chunks_of(qkv.weight(m), R);
   }
-  Activations act = prepare(team, at, R, qkv.act(), at + 2, chunks, [&](const Activations& to, int64_t row) {
+  Prepared normed(team, at, R, qkv.act(), [&](const Activations& to, int64_t row) {
     take_row(k, qkv, rows.h + row * D, layer.attn_norm, to, row);
   });
-  low_stage(k, team, at + 1, qkv, act);
-  product_stage(k, team, at + 2, act, R, products, 3, {{&layer.maps[kO]}, 1});
+  low_stage(k, team, at + 1, qkv, normed);
+  product_stage(k, team, at + 2, normed, R, products, 3, {{&layer.maps[kO]}, 1});
   attend_stages(k, team, at + 3, a);
 
   add_to_h(k, team, at + 5, {layer, rows, s, kO, 1, q_out}, {{&layer.maps[kGate]}, 1}, [&](int64_t row) {
@@ -186,12 +185,11 @@ void run_layer(const Kernels& k, Team& team, int64_t at, const Layer& layer, con
   });
 
   const Group gate_up = {layer, rows, s, kGate, 2, D};
-  act = prepare(team, at + 8, R, gate_up.act(), at + 10, chunks_of(gate_up.weight(0), R),
-                [&](const Activations& to, int64_t row) {
-                  take_row(k, gate_up, rows.h + row * D, layer.mlp_norm, to, row);
-                });
-  low_stage(k, team, at + 9, gate_up, act);
-  gate_up_stage(k, team, at + 10, gate_up, act, {{&layer.maps[kDown]}, 1});
+  Prepared mixed(team, at + 8, R, gate_up.act(), [&](const Activations& to, int64_t row) {
+    take_row(k, gate_up, rows.h + row * D, layer.mlp_norm, to, row);
+  });
+  low_stage(k, team, at + 9, gate_up, mixed);
+  gate_up_stage(k, team, at + 10, gate_up, mixed, {{&layer.maps[kDown]}, 1});
 
   const Reading after = next ? Reading{{&next->maps[kQ], &next->maps[kK], &next->maps[kV]}, 3} : Reading{};
   add_to_h(k, team, at + 11, {layer, rows, s, kDown, 1, F}, after, [&](int64_t row) { return s.gate + row * F; });

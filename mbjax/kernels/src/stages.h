@@ -88,9 +88,47 @@ inline int64_t distance(const Team& team, const uint8_t* here, const Reading& no
   return there ? there - here : 0;
 }
 
+// Up to here every member quantises all rows for itself: that takes less time than waiting for one another.
+constexpr int64_t kOwnRows = 4;
+
+// The rows that the following stages read, made by fn(act, row). Many rows are shared and made in stage `at`. Of few
+// each member makes its own when it asks for them, which it does holding a chunk that needs them: what fn reads may be
+// overwritten as soon as all those chunks are done.
+template <class Fn>
+class Prepared {
+ public:
+  Prepared(Team& team, int64_t at, int64_t rows, const Activations& shared, Fn fn)
+      : rows_(rows), act_(shared), fn_(fn), ready_(rows > kOwnRows) {
+    if (ready_) team.stage(at, rows, [&](int64_t row, bool) { fn_(act_, row); });
+  }
+
+  const Activations& operator()() {
+    if (!ready_) make();
+    return act_;
+  }
+
+ private:
+  void make() {
+    thread_local std::vector<char> memory;
+    const int64_t width = act_.width, blocks = rows_ * width / kBlock;
+    memory.resize(static_cast<size_t>(rows_ * width * (act_.wide ? 5 : 1) + blocks * 12 + 5 * 64 + 64));
+    void* start = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
+    Arena arena(start, memory.size() - 64);
+    act_ = take_activations(arena, rows_, width, act_.wide != nullptr);
+    for (int64_t row = 0; row < rows_; ++row) fn_(act_, row);
+    ready_ = true;
+  }
+
+  const int64_t rows_;
+  Activations act_;
+  const Fn fn_;
+  bool ready_;
+};
+
 // Several products of the same rows in one stage; `next`: what the next such stage reads.
-inline void product_stage(const Kernels& k, Team& team, int64_t at, const Activations& act, int64_t rows,
-                          const Product* products, int count, const Reading& next = {}) {
+template <class Rows>
+void product_stage(const Kernels& k, Team& team, int64_t at, Rows& act, int64_t rows, const Product* products, int count,
+                   const Reading& next = {}) {
   Reading now = {{}, count};
   for (int i = 0; i < count; ++i) now.weights[i] = products[i].weight;
   team.stage(at, now.chunks(rows), [&](int64_t chunk, bool last_chunk) {
@@ -100,33 +138,11 @@ inline void product_stage(const Kernels& k, Team& team, int64_t at, const Activa
       const int64_t step = tiles_per_chunk(w, rows), mine = chunks_of(w, rows);
       if (chunk < mine) {
         const int64_t first = chunk * step, last = std::min(w.tiles(), first + step);
-        return k.linear_tiles(w, act, rows, first, last, products[i].out, ahead);
+        return k.linear_tiles(w, act(), rows, first, last, products[i].out, ahead);
       }
       chunk -= mine;
     }
   });
-}
-
-// Up to here every member quantises all rows for itself: that takes less time than waiting for one another.
-constexpr int64_t kOwnRows = 4;
-
-// fn(act, row) makes the rows that the following stages read: one's own or, for many rows, shared ones. They are
-// needed while stage `last`, of so many chunks, is not over.
-template <class Fn>
-Activations prepare(Team& team, int64_t at, int64_t rows, const Activations& shared, int64_t last, int64_t chunks,
-                    const Fn& fn) {
-  if (rows > kOwnRows) {
-    team.stage(at, rows, [&](int64_t row, bool) { fn(shared, row); });
-    return shared;
-  }
-  thread_local std::vector<char> memory;
-  const int64_t blocks = rows * shared.width / kBlock;
-  memory.resize(static_cast<size_t>(rows * shared.width * (shared.wide ? 5 : 1) + blocks * 12 + 5 * 64 + 64));
-  void* start = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
-  Arena arena(start, memory.size() - 64);
-  const Activations own = take_activations(arena, rows, shared.width, shared.wide != nullptr);
-  if (team.open(last, chunks)) for (int64_t row = 0; row < rows; ++row) fn(own, row);
-  return own;
 }
 
 // The new positions of a call, not yet rotated nor in the cache.

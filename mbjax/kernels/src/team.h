@@ -84,11 +84,6 @@ class Team {
     for (int spins = 0; done.load(std::memory_order_acquire) < static_cast<uint64_t>(chunks); ++spins) Stages::pause(spins);
   }
 
-  // Whether chunks of that stage may be left; what only they need is not worth preparing otherwise.
-  bool open(int64_t at, int64_t chunks) const {
-    return stages_.done(at).load(std::memory_order_relaxed) < static_cast<uint64_t>(chunks);
-  }
-
   // Where this member begins in a stage of so many chunks.
   int64_t first(int64_t chunks) const { return start(chunks, own_); }
 
