@@ -32,7 +32,9 @@ def trained(tmp_path_factory):
     folder = write_data(tmp_path_factory.mktemp("data"))
     (folder / "config.toml").write_text(toml(with_loop(steps=30, report_every=10)))
     out = folder / "base"
-    assert command(["train", "base", str(folder / "config.toml"), "--out", str(out), "--work", str(folder / "run")]) == 0
+    assert (
+        command(["train", "base", str(folder / "config.toml"), "--out", str(out), "--work", str(folder / "run")]) == 0
+    )
     return out
 
 

@@ -33,7 +33,9 @@ def write_data(folder: Path) -> Path:
     """tokenizer/ and corpus/ in a folder: two hundred short texts over a few hundred words."""
     rng = random.Random(0)
     words = ["".join(rng.choice("abcdefghijklmnop") for _ in range(rng.randint(2, 7))) for _ in range(300)]
-    texts = [" ".join(rng.choice(words[:60] if i % 2 else words) for _ in range(rng.randint(8, 60))) for i in range(200)]
+    texts = [
+        " ".join(rng.choice(words[:60] if i % 2 else words) for _ in range(rng.randint(8, 60))) for i in range(200)
+    ]
     source = folder / "text.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     train_tokenizer([source], folder / "tokenizer", vocab_size=VOCAB)

@@ -81,7 +81,10 @@ def stages(work: Path, root: Path, steps: int) -> list[Stage]:
         scored = f"pack eval {pack} {data / test} --base {base} --limit 100 --write --json"
         made += [
             Stage(f"data of {name}", [*builder(program), "--out", str(data)]),
-            Stage(f"pack {name}", [*MBJAX, *f"pack train {work / name}.toml --out {pack} --work {work}/runs/{name}".split()]),
+            Stage(
+                f"pack {name}",
+                [*MBJAX, *f"pack train {work / name}.toml --out {pack} --work {work}/runs/{name}".split()],
+            ),
             Stage(f"scores of {name}", [*MBJAX, *scored.split()], work / f"scores-{name}.json"),
         ]
     for i, prompt in enumerate(PROMPTS):
@@ -121,9 +124,11 @@ def run(all_stages: list[Stage], work: Path) -> dict[str, float]:
         if known.get("digest") != digest:
             print(f"[{stage.name}] {shlex.join(stage.command)}", file=sys.stderr, flush=True)
             start = time.monotonic()
-            done = subprocess.run(stage.command, stdout=subprocess.PIPE if stage.output else sys.stderr)
+            done = subprocess.run(stage.command, stdout=subprocess.PIPE if stage.output else sys.stderr, check=False)
             if done.returncode:
-                sys.exit(f"quickstart: the stage '{stage.name}' failed; its message is above, the same call goes on here")
+                sys.exit(
+                    f"quickstart: the stage '{stage.name}' failed; its message is above, the same call goes on here"
+                )
             if stage.output:
                 with atomic_write(stage.output) as file:
                     file.write(done.stdout)

@@ -80,8 +80,8 @@ def declare_stacked(config: ModelConfig) -> Base:
     return dataclasses.replace(declare(config), layers=layers)
 
 
-def new_base(config: ModelConfig, seed: jax.Array) -> Base:
-    """Random stacked parameters, float32, the same whatever devices they are spread over."""
+def new_base(config: ModelConfig, seed: Any) -> Base:
+    """Random stacked parameters, float32, the same whatever devices they are spread over. seed: a uint32."""
     return init_params(declare_stacked(config), jax.random.key(seed))
 
 
@@ -155,14 +155,14 @@ def base_loss(params: Base, batch: BaseRows, *, config: ModelConfig, form: StepF
     params = _cast(params, config, form.compute)
     if form.whole is not None:  # rows and parameters share the axis fsdp: the parameters are what must move
         ends = ("embed", "head", "norm")
-        params = dataclasses.replace(params, **{end: _kept(getattr(params, end), getattr(form.whole, end)) for end in ends})
+        params = dataclasses.replace(
+            params, **{end: _kept(getattr(params, end), getattr(form.whole, end)) for end in ends}
+        )
     h = _hidden(params, batch, config, form)
     weight = params.embed if params.head is None else params.head
     grouped = lambda x: x.reshape(form.groups, -1, *x.shape[1:])
     with jax.named_scope("head"):
-        return summed_nll(
-            grouped(h), weight, grouped(batch.targets), form.z_weight, form.logit_bytes
-        )
+        return summed_nll(grouped(h), weight, grouped(batch.targets), form.z_weight, form.logit_bytes)
 
 
 def base_step(

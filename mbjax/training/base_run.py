@@ -1,9 +1,8 @@
 """One run of `mbjax train base`: from its configuration to an HF directory and a log of what happened."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -72,14 +71,14 @@ def corpus_data(config: BaseConfig, folder: Path, tokenizer: Tokenizer, share: t
             raise InputError(f"{path}: rows of {info.row_length} tokens exceed model.max_context {model.max_context}")
     held_out = [open_corpus(path / "valid") for path in paths.values()]
     if not sum(map(len, held_out)):
-        raise InputError(f"{', '.join(map(str, paths.values()))}: no held-out rows; write the corpus with a larger share")
+        raise InputError(
+            f"{', '.join(map(str, paths.values()))}: no held-out rows; write the corpus with a larger share"
+        )
     process, processes = share
     mixture = {corpus.path: (paths[corpus.path] / "train", corpus.weight) for corpus in config.data}
 
     def batches(start: int) -> Iterator[BaseBatch]:
-        return base_batches(
-            mixture, rows=loop.rows, seed=loop.seed, start=start, process=process, processes=processes
-        )
+        return base_batches(mixture, rows=loop.rows, seed=loop.seed, start=start, process=process, processes=processes)
 
     def valid() -> Iterator[BaseBatch]:
         return held_out_batches(held_out, loop.rows, loop.evaluate_rows, process, processes)
@@ -122,7 +121,7 @@ def on_host(params: Base) -> Base:
 class _Nowhere:
     """Where the processes that do not write the log write it."""
 
-    def __enter__(self) -> "_Nowhere":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
