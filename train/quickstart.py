@@ -25,6 +25,7 @@ from mbjax.io.files import atomic_write
 HERE = Path(__file__).parent
 MBJAX = [sys.executable, "-m", "mbjax.cli.main"]
 HELD_BACK = "python.jsonl"  # Python's source stays out of the base: it is what the pack `code` brings
+RUN = "@RUN"  # in a command: a name that is another one where anything before the stage has changed
 PROMPTS = ("Assign this diagnosis to its ICD-10 chapter: fracture of the wrist", "The licence of this program is")
 PACKS = {  # id -> (builder, its test file, steps, rate)
     "medical": ("medical.py", "test.jsonl", 200, 3e-3),
@@ -73,7 +74,7 @@ def stages(work: Path, root: Path) -> list[Stage]:
             "corpus",
             [*MBJAX, *f"train data {chosen} --tokenizer {work}/tokenizer --out {work}/corpus --row-length 512".split()],
         ),
-        Stage("base", [*MBJAX, *f"train base {work}/base.toml --out {base} --work {work}/runs/base".split()]),
+        Stage("base", [*MBJAX, *f"train base {work}/base.toml --out {base} --work {work}/runs/base-{RUN}".split()]),
         Stage("router", [*MBJAX, *f"train router --base {base} --out {packs}/router".split()]),
     ]
     for name, (program, test, _, _) in PACKS.items():
@@ -83,7 +84,7 @@ def stages(work: Path, root: Path) -> list[Stage]:
             Stage(f"data of {name}", [*builder(program), "--out", str(data)]),
             Stage(
                 f"pack {name}",
-                [*MBJAX, *f"pack train {work / name}.toml --out {pack} --work {work}/runs/{name}".split()],
+                [*MBJAX, *f"pack train {work / name}.toml --out {pack} --work {work}/runs/{name}-{RUN}".split()],
             ),
             Stage(f"scores of {name}", [*MBJAX, *scored.split()], work / f"scores-{name}.json"),
         ]
@@ -124,9 +125,10 @@ def run(all_stages: list[Stage], work: Path) -> dict[str, float]:
         marker, digest = work / "done" / f"{stage.name}.json", before.hexdigest()
         known = json.loads(marker.read_text()) if marker.exists() else {}
         if known.get("digest") != digest:
-            print(f"[{stage.name}] {shlex.join(stage.command)}", file=sys.stderr, flush=True)
+            command = [word.replace(RUN, digest[:8]) for word in stage.command]
+            print(f"[{stage.name}] {shlex.join(command)}", file=sys.stderr, flush=True)
             start = time.monotonic()
-            done = subprocess.run(stage.command, stdout=subprocess.PIPE if stage.output else sys.stderr, check=False)
+            done = subprocess.run(command, stdout=subprocess.PIPE if stage.output else sys.stderr, check=False)
             if done.returncode:
                 sys.exit(
                     f"quickstart: the stage '{stage.name}' failed; its message is above, the same call goes on here"
@@ -145,7 +147,8 @@ def result(work: Path, seconds: dict[str, float]) -> dict[str, Any]:
     """Scores and answers of all stages."""
     scores = {name: json.loads((work / f"scores-{name}.json").read_text())["scores"] for name in PACKS}
     answers = [json.loads((work / f"answer-{i + 1}.json").read_text()) for i in range(len(PROMPTS))]
-    log = [json.loads(line) for line in (work / "runs" / "base" / "log.jsonl").read_text().splitlines()]
+    run_name = f"base-{json.loads((work / 'done' / 'base.json').read_text())['digest'][:8]}"
+    log = [json.loads(line) for line in (work / "runs" / run_name / "log.jsonl").read_text().splitlines()]
     bits = [event["bits_per_byte"] for event in log if "bits_per_byte" in event]
     shown = [{"prompt": p, "text": a["text"], "route": a["route"]} for p, a in zip(PROMPTS, answers, strict=True)]
     total = round(sum(seconds.values()), 1)
