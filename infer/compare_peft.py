@@ -63,12 +63,8 @@ class Worker:
 
 def write_inputs(data: Path, folder: Path, step_rows: int) -> Plan:
     """The plan, and the base as a Hugging Face directory made of mbjax's own arrays."""
-    import jax
-    import numpy as np
-
+    from mbjax.io.hf_export import llama_config, write_weights
     from mbjax.io.load import load_base
-    from mbjax.io.names import hf_name
-    from mbjax.io.safetensors_file import write_safetensors
     from mbjax.training.examples import read_examples
     from mbjax.training.rows import pack_rows
 
@@ -76,36 +72,9 @@ def write_inputs(data: Path, folder: Path, step_rows: int) -> Plan:
     examples = read_examples(data / "train.jsonl", base.tokenizer, base.config.max_context)
     plan = Plan.of(examples, pack_rows(examples, LENGTH, seed=0), step_rows)
     plan.save(folder)
-    leaves = jax.tree.leaves_with_path(base.params)
-    tensors = {hf_name(jax.tree_util.keystr(path)): np.asarray(leaf) for path, leaf in leaves}
-    with (folder / "model.safetensors").open("wb") as file:
-        specs = {name: (array.dtype, array.shape) for name, array in tensors.items()}
-        write_safetensors(file, specs, tensors.items(), {"format": "pt"})
+    write_weights(folder / "model.safetensors", base.params)
     (folder / "config.json").write_text(json.dumps(llama_config(base.config)))
     return plan
-
-
-def llama_config(config: Any) -> dict[str, Any]:
-    """The `config.json` of a plain Llama of this shape."""
-    if config.qkv_bias or config.qk_norm or config.rope_scaling is not None:
-        sys.exit(f"{BASE} is no plain Llama: its config.json would need more than is written here")
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": config.d_model,
-        "intermediate_size": config.d_ff,
-        "num_hidden_layers": config.n_layers,
-        "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.max_context,
-        "rms_norm_eps": config.rms_eps,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "tie_word_embeddings": config.tied_head,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
 
 
 def measure_speed(commands: dict[str, list[str]], segments: int, steps: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_corpus import CONFIG, data_of, one_device, toml, with_loop, write_data
+from tiny_corpus import data_of, one_device, toml, with_loop, write_data
 
 from mbjax.training.base_config import MeshConfig
 from mbjax.training.base_loop import train_base

@@ -18,11 +18,12 @@ from mbjax.cli.main import run as command
 from mbjax.errors import FailureError, InputError
 from mbjax.training.base_config import BaseOptimiserConfig, MeshConfig, ShapeConfig, read_base_config
 from mbjax.training.base_data import BaseBatch
-from mbjax.training.base_loop import train_base
+from mbjax.training.base_loop import BaseEvent, train_base
 from mbjax.training.base_run import held_out_batches
 from mbjax.training.corpus import open_corpus
 from mbjax.training.flops import flops_per_token, matrix_sizes
 from mbjax.training.mesh import make_mesh, row_share
+from mbjax.training.metrics_log import MetricsLog
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,23 @@ def test_flops_are_those_of_the_shape():
     assert flops_per_token(config, 2048) == 6 * products + 12 * 24 * 896 * 2048
 
 
+def test_figures_go_to_json_lines_and_tensorboard(tmp_path):
+    reader = pytest.importorskip("tensorboardX.proto.event_pb2")
+    with MetricsLog(tmp_path) as log:
+        log.write(BaseEvent(3, loss=1.5, grad_norm=0.5))
+        log.write(BaseEvent(3, bits_per_byte=2.0))
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 3, "loss": 1.5, "grad_norm": 0.5}, {"step": 3, "bits_per_byte": 2.0}]
+    (board,) = (tmp_path / "tensorboard").iterdir()
+    data, found = board.read_bytes(), {}
+    while data:  # TFRecord: length, checksum, event, checksum
+        size = int.from_bytes(data[:8], "little")
+        event = reader.Event.FromString(data[12 : 12 + size])
+        found |= {value.tag: (event.step, value.simple_value) for value in event.summary.value}
+        data = data[16 + size :]
+    assert found == {"loss": (3, 1.5), "grad_norm": (3, 0.5), "bits_per_byte": (3, 2.0)}
+
+
 _FULL = """
 import resource, sys, time
 sys.path[:0] = [sys.argv[1]]
@@ -219,8 +237,8 @@ def test_a_disk_that_fills_up_leaves_the_last_good_checkpoint(folder, whole, tmp
         [sys.executable, "-c", _FULL, str(Path(__file__).parent), str(folder), str(tmp_path / "run")],
         capture_output=True,
         text=True,
+        check=False,
     )
-    print(done.stderr)
     assert done.returncode == 1, done.stderr
     assert "could not be written" in done.stderr and "last good one is of step 3" in done.stderr
     assert checkpoints(tmp_path / "run") == [3]

@@ -80,8 +80,8 @@ def declare_stacked(config: ModelConfig) -> Base:
     return dataclasses.replace(declare(config), layers=layers)
 
 
-def new_base(config: ModelConfig, seed: jax.Array) -> Base:
-    """Random stacked parameters, float32, the same whatever devices they are spread over."""
+def new_base(config: ModelConfig, seed: Any) -> Base:
+    """Random stacked parameters, float32, the same whatever devices they are spread over. seed: a uint32."""
     return init_params(declare_stacked(config), jax.random.key(seed))
 
 

@@ -94,11 +94,10 @@ def train_base(
     process of the run is gone.
     """
     run = BaseRun(config, mesh, data.token_bytes)
-    bits, settled = None, None
     with Checkpoints(directory, _bound(config), keep=config.loop.keep) as checkpoints:
         restored = checkpoints.restore(run.abstract)
-        state, progress = restored if restored is not None else (run.start(), {"bits_per_byte": None})
-        first = step = int(progress.get("step", 0))
+        state, progress = restored if restored is not None else (run.start(), {"step": 0, "bits_per_byte": None})
+        first = step = int(progress["step"] or 0)
         bits = progress["bits_per_byte"]
         batches, window, leaving = data.batches(step), _Window(), False
         while step < config.loop.steps and not leaving:
@@ -116,8 +115,8 @@ def train_base(
                     window = _Window()
             if due.checkpoint or leaving:
                 checkpoints.save(step, state, {"step": step, "bits_per_byte": bits})
-        settled = state.params
-    return BaseResult(settled, step, step >= config.loop.steps, bits)
+        params = state.params
+    return BaseResult(params, step, step >= config.loop.steps, bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,9 +186,8 @@ class BaseRun:
         return nll / math.log(2) / max(size, 1), nll / max(targets, 1)
 
     def share_of_peak(self, tokens_per_s: float, row_length: int) -> float:
-        if self._peak is None:
-            self._peak = peak_flops(self.config.peak_tflops) * jax.device_count()
-        return tokens_per_s * flops_per_token(self.model, row_length) / self._peak
+        peak = self._peak = self._peak or peak_flops(self.config.peak_tflops) * jax.device_count()
+        return tokens_per_s * flops_per_token(self.model, row_length) / peak
 
 
 def step_form(config: BaseConfig, mesh: jax.sharding.Mesh) -> StepForm:

@@ -1,9 +1,8 @@
 """One run of `mbjax train base`: from its configuration to an HF directory and a log of what happened."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -122,7 +121,7 @@ def on_host(params: Base) -> Base:
 class _Nowhere:
     """Where the processes that do not write the log write it."""
 
-    def __enter__(self) -> "_Nowhere":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,6 @@ from mbjax.core.lora import TARGETS
 from mbjax.errors import InputError
 from mbjax.io.pack_quant import SCHEMES
 
-
 Rule = tuple[bool, str, str]  # whether it holds, the key it is about, what is allowed
 
 

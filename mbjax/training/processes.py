@@ -42,7 +42,7 @@ def joined(coordinator: str | None, process: int | None, processes: int | None) 
         try:
             _initialise(coordinator, process, processes)
             yield
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001, this process ends here whatever it was
             message, status = _message(error)
             os.write(2, f"mbjax: {' '.join(message.split())}\n".encode())
             spoken()
