@@ -31,6 +31,7 @@ ROWS = 8
 
 def base_bits(base: LoadedBase, corpus: Corpus) -> tuple[float, int]:
     """Bits for all of the text, and tokens that no row scores."""
+    assert isinstance(base.params.layers, tuple)
     layers: Any = jax.tree.map(lambda *parts: jnp.stack(parts), *base.params.layers)
     params = dataclasses.replace(base.params, layers=layers)
     sizes = jnp.asarray(token_bytes(base.tokenizer, base.config.vocab_size))

@@ -19,8 +19,15 @@ from mbjax.core.quantize import RULES, quantize
 KINDS = {"qkv_bias": {"qkv_bias": True}, "qk_norm": {"qk_norm": True}, "plain": {}}
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("plain", None), ("qkv_bias", "int8"), ("qk_norm", "int4")])
-@pytest.mark.parametrize(("n_rows", "n_tokens", "n_packs"), [(1, 1, 0), (1, 1, 2), (3, 1, 1), (1, 3, 0)])
+@pytest.mark.parametrize(
+    ("kind", "dtype", "n_rows", "n_tokens", "n_packs"),
+    [
+        ("plain", None, 1, 1, 2),
+        ("qkv_bias", "int8", 1, 1, 0),
+        ("qk_norm", "int4", 3, 1, 1),
+        ("plain", None, 1, 3, 0),
+    ],
+)
 def test_the_layer_is_the_same(
     monkeypatch: pytest.MonkeyPatch, kind: str, dtype: str | None, n_rows: int, n_tokens: int, n_packs: int
 ) -> None:

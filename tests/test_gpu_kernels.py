@@ -52,7 +52,7 @@ def test_a_pair_is_gated() -> None:
 
 @pytest.mark.parametrize(
     ("n_tokens", "heads", "kv_heads", "capacity", "dtype"),
-    [(1, 14, 2, 512, "float32"), (3, 8, 2, 256, "int8"), (40, 4, 2, 192, "float32"), (1, 4, 4, 320, "int8")],
+    [(1, 14, 2, 256, "float32"), (3, 8, 2, 256, "int8"), (20, 4, 2, 192, "float32")],
 )
 def test_attention_reads_what_is_valid(n_tokens: int, heads: int, kv_heads: int, capacity: int, dtype: str) -> None:
     q = normal(0, 3, n_tokens, heads, 32)
@@ -67,8 +67,7 @@ def test_attention_reads_what_is_valid(n_tokens: int, heads: int, kv_heads: int,
     close(got, want)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize(("dtype", "normed"), [("float32", True), ("int8", False)])
 def test_keys_and_values_are_put_in_place(dtype: str, normed: bool) -> None:
     q, k, v = normal(0, 3, 2, 4, 32), normal(1, 3, 2, 2, 32), normal(2, 3, 2, 2, 32)
     starts, seats = jnp.asarray([5, 0, 60], jnp.int32), jnp.asarray([2, 0, 3], jnp.int32)
