@@ -106,6 +106,7 @@ def test_what_is_refused(corpora, tmp_path):
 
     assert "cannot be divided" in refused(corpora, processes=3)
     assert "cannot be divided" in refused(corpora, process=2, processes=2)
+    assert "first step" in refused(corpora, start=-1)
     assert "no corpus to train on" in refused({})
     assert "no corpus here" in refused({"gone": (tmp_path / "gone", 1.0)})
     assert "weight" in refused({"large": (corpora["large"][0], 0.0)})

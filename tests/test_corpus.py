@@ -130,6 +130,11 @@ def test_what_is_held_out_stays_held_out_and_is_nowhere_else(tmp_path, tokenizer
     }
     assert 15 <= len(parts["one", "valid"]) <= 50
     assert parts["one", "valid"] <= parts["two", "valid"]
+    kept = [document.text for document in read_documents(tmp_path / "one" / "valid" / "text.jsonl")]
+    assert len(kept) == open_corpus(tmp_path / "one" / "valid").info.n_documents and set(kept) == parts["one", "valid"]
+    (tmp_path / "one" / "valid" / "text.jsonl").write_text("")
+    with pytest.raises(InputError, match="text.jsonl: damaged"):
+        open_corpus(tmp_path / "one" / "valid")
     assert not parts["two", "valid"] & (parts["one", "train"] | parts["two", "train"])
 
 
@@ -231,7 +236,7 @@ def test_a_full_disk_leaves_the_old_corpus_whole(tmp_path, tokenizer, monkeypatc
     source, out = write_jsonl(tmp_path / "a.jsonl", documents(40)), tmp_path / "out"
     first = write_corpus([source], tokenizer, out, row_length=64)
 
-    def full(self, ids, n_bytes):
+    def full(self, ids, text):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RowWriter, "add", full)

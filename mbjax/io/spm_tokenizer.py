@@ -132,7 +132,7 @@ def _prepare_text(core: "tokenizers.Tokenizer", settings: SpmSettings) -> None:
 
     steps: list[Any] = [normalizers.Precompiled(settings.charsmap)] if settings.charsmap else []
     if settings.squeeze_spaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if settings.prefix == "each":
         steps.append(normalizers.Prepend(_SPACE))
     if settings.prefix == "first":

@@ -80,6 +80,8 @@ def base_batches(
     Raises InputError for a corpus that is missing, damaged or empty, for corpora that do not fit together, and for
     rows that cannot be divided.
     """
+    if start < 0:
+        raise InputError(f"the first step is {start}; give 0 or more")
     if rows < 1 or processes < 1 or rows % processes or not 0 <= process < processes:
         raise InputError(f"{rows} rows cannot be divided among {processes} processes (this one is {process})")
     sources = [_rows_of(name, folder, weight, seed) for name, (folder, weight) in sorted(corpora.items())]

@@ -55,7 +55,8 @@ def write_corpus(
     tokens written out in a text stay text, a conversation goes through the chat template. Documents whose words are
     the same as an earlier one's are left out, and from the similarity `near_duplicates` on (None: not looked for) near
     repetitions too. A share of `held_out` goes to `valid`, chosen by each document's own hash, so that it stays there
-    whatever else the corpus holds. Sources are read twice, a document at a time; memory is about 600 bytes a document.
+    whatever else the corpus holds; its text is kept in `valid/text.jsonl`, for `mbjax eval` and other measures of the
+    same documents. Sources are read twice, a document at a time; memory is about 600 bytes a document.
     The same sources, tokenizer and settings give the same bytes, and a second call finds them there and does nothing.
 
     Raises InputError for sources that cannot be read (skip_unreadable: counted instead, but for a missing file), and
@@ -94,9 +95,10 @@ def _write_parts(out: Path, documents: Iterator[tuple[str, list[int]]], shared: 
     """The rows and manifests of both parts; `shared` is what the manifests have in common."""
     with new_directory(out) as folder, contextlib.ExitStack() as stack:
         length, dtype = shared["row_length"], shared["dtype"]
-        writers = [stack.enter_context(RowWriter(folder / part, length, dtype)) for part in PARTS]
+        train, valid = (RowWriter(folder / part, length, dtype, with_text=part == "valid") for part in PARTS)
+        writers = stack.enter_context(train), stack.enter_context(valid)
         for text, ids in documents:
-            writers[is_held_out(text, shared["held_out"])].add(ids, len(text.encode()))
+            writers[is_held_out(text, shared["held_out"])].add(ids, text)
         for part, writer in zip(PARTS, writers, strict=True):
             files = writer.finish()
             write_info(folder / part, CorpusInfo(part=part, files=files, **writer.counts(), **shared))

@@ -13,7 +13,7 @@ from mbjax.errors import InputError
 from mbjax.io.hashes import file_sha256
 from mbjax.io.strict_json import Fields, parse_object
 
-MANIFEST, TOKENS, SEGMENTS = "manifest.json", "tokens.bin", "segments.bin"
+MANIFEST, TOKENS, SEGMENTS, TEXT = "manifest.json", "tokens.bin", "segments.bin", "text.jsonl"
 FORMAT = 1
 _OPEN_ROWS = 64  # rows that a document may still go into: packing is one pass with little memory
 _MOST_SEGMENTS = 2**16 - 1
@@ -119,7 +119,7 @@ def read_info(folder: Path) -> CorpusInfo:
     whole = (info.row_length, info.n_rows, info.n_tokens, info.n_bytes, info.vocab_size)
     if not all(isinstance(n, int) and n >= 0 for n in whole) or info.dtype not in ("<u2", "<u4"):
         raise InputError(f"{path}: holds impossible numbers; write the corpus again")
-    if not isinstance(info.files, dict) or set(info.files) != {TOKENS, SEGMENTS}:
+    if not isinstance(info.files, dict) or not {TOKENS, SEGMENTS} <= set(info.files) <= {TOKENS, SEGMENTS, TEXT}:
         raise InputError(f"{path}: names other files than {TOKENS} and {SEGMENTS}; write the corpus again")
     return info
 
@@ -131,7 +131,7 @@ def _check_file(path: Path, info: CorpusInfo, digest: str | None) -> None:
         size = path.stat().st_size
     except OSError as error:
         raise InputError(f"{path}: missing; write the corpus again") from error
-    if size != expected:
+    if size != expected and path.name != TEXT:
         raise InputError(f"{path}: has {size} bytes where the manifest wants {expected}; write the corpus again")
     if digest is not None and file_sha256(path) != digest:
         raise InputError(f"{path}: damaged (its sha256 is not the manifest's); write the corpus again")
@@ -142,21 +142,24 @@ class RowWriter:
 
     A document longer than a row is cut; its next piece begins with the last token of the one before, so that cutting
     loses no prediction. A piece goes into the fullest of the 64 open rows that it fits, else into a new one; when
-    there are too many, the fullest is written.
+    there are too many, the fullest is written. with_text: the documents themselves are kept beside the rows.
     """
 
-    def __init__(self, folder: Path, row_length: int, dtype: str):
+    def __init__(self, folder: Path, row_length: int, dtype: str, *, with_text: bool = False):
         folder.mkdir(parents=True)
         self._length, self._dtype = row_length, np.dtype(dtype)
-        self._files = [_HashedFile((folder / name).open("wb")) for name in (TOKENS, SEGMENTS)]
+        names = (TOKENS, SEGMENTS, TEXT) if with_text else (TOKENS, SEGMENTS)
+        self._files = {name: _HashedFile((folder / name).open("wb")) for name in names}
         self._open: list[list[list[int]]] = []  # pieces of each open row
         self._used: list[int] = []
         self.n_rows = self.n_tokens = self.n_targets = self.n_documents = self.n_bytes = 0
 
-    def add(self, ids: Sequence[int], n_bytes: int) -> None:
-        """One document: its tokens, and the bytes of its text."""
-        self.n_documents, self.n_bytes = self.n_documents + 1, self.n_bytes + n_bytes
+    def add(self, ids: Sequence[int], text: str) -> None:
+        """One document: its tokens, and its text."""
+        self.n_documents, self.n_bytes = self.n_documents + 1, self.n_bytes + len(text.encode())
         self.n_targets += len(ids) - 1
+        if TEXT in self._files:
+            self._files[TEXT].write((json.dumps({"text": text}, ensure_ascii=False) + "\n").encode())
         step = self._length - 1
         for start in range(0, max(len(ids) - 1, 1), step):
             self._place(ids[start : start + self._length])
@@ -184,15 +187,15 @@ class RowWriter:
         tokens, segments = np.zeros(self._length, self._dtype), np.zeros(self._length, "<u2")
         tokens[:used] = np.concatenate([np.asarray(piece, self._dtype) for piece in pieces])
         segments[:used] = np.repeat(np.arange(1, len(pieces) + 1), [len(piece) for piece in pieces])
-        for file, row in zip(self._files, (tokens, segments), strict=True):
-            file.write(row.tobytes())
+        self._files[TOKENS].write(tokens.tobytes())
+        self._files[SEGMENTS].write(segments.tobytes())
         self.n_rows += 1
 
     def finish(self) -> dict[str, str]:
         """Writes the rows that are still open. Returns the sha256 of each file by its name."""
         while self._open:
             self._write(0)
-        return {name: file.finish() for name, file in zip((TOKENS, SEGMENTS), self._files, strict=True)}
+        return {name: file.finish() for name, file in self._files.items()}
 
     def counts(self) -> dict[str, int]:
         """What `CorpusInfo` says of rows, tokens, targets, documents and bytes."""
@@ -202,7 +205,7 @@ class RowWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in self._files:
+        for file in self._files.values():
             file.close()
 
 

@@ -44,8 +44,8 @@ def train_tokenizer(
     sources are files or folders as `corpus_sources` reads them. vocab_size counts all tokens: 256 bytes for what the
     vocabulary lacks, unknown, begin, end and padding, the two of a chat turn, and the learned pieces. model is `bpe`
     or `unigram` (with a tokenizer.json, for transformers). Learned from a sample of at most `sentences` lines, the same for the same sources; memory grows with
-    the sample, not with the sources. Nothing is normalised: decoding gives back the very text. The same sources give
-    the same bytes. Returns `out`.
+    the sample, not with the sources. Nothing is normalised: decoding gives back the very text (but U+2581, which
+    SentencePiece takes for a space). The same sources give the same bytes. Returns `out`.
 
     Raises InputError for sources that cannot be read or hold no text, or a vocabulary that the text does not fill.
     """

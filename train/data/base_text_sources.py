@@ -18,7 +18,8 @@ from mbjax.errors import InputError
 
 _SHORTEST = 200  # characters of a document
 _VERSE = re.compile(r"^([A-Z1-3][A-Za-z]*?)(\d+):(\d+) ", re.MULTILINE)
-_POD_MARK = re.compile(r"\b[A-Z]<+ ?([^<>]*?) ?>+")
+_POD_MARK = re.compile(r"\b[A-Z](?:<<+ (.*?) >>+|<([^<>]*)>)")
+_POD_DEPTH = 3  # of marks in marks
 _POD_COMMAND = re.compile(r"^=(?:over|back|cut|pod|begin|end|for|encoding)\b.*\n", re.MULTILINE)
 _RUST_BOOKS = ("book", "nomicon", "reference", "rust-by-example", "embedded-book", "edition-guide", "rustc")
 
@@ -101,8 +102,10 @@ def rust_books(root: Path) -> Iterator[str]:
 
 def perl_manual(root: Path) -> Iterator[str]:
     def plain(text: str) -> str:
-        text = _POD_COMMAND.sub("", text)
-        return _POD_MARK.sub(r"\1", _POD_MARK.sub(r"\1", re.sub(r"^=\w+ ?", "", text, flags=re.MULTILINE)))
+        text = re.sub(r"^=\w+ ?", "", _POD_COMMAND.sub("", text), flags=re.MULTILINE)
+        for _ in range(_POD_DEPTH):
+            text = _POD_MARK.sub(r"\1\2", text)
+        return text
 
     return _files(root / "usr/share/perl", "*.pod", "perl-doc", plain, leave_out=("perltoc", "perluniprops"))
 

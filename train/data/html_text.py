@@ -56,8 +56,12 @@ class _Reader(HTMLParser):
             self.pieces.append("\n\n" if tag in _APART else "\n")
 
     def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.pieces.append(data if self._pre else re.sub(r"\s+", " ", data))
+        if self._hidden:
+            return
+        if not self._pre:
+            data = re.sub(r"\s+", " ", data)
+            data = data.lstrip() if self.pieces and self.pieces[-1].endswith("\n") else data
+        self.pieces.append(data)
 
 
 def html_text(page: str) -> str:
@@ -65,5 +69,5 @@ def html_text(page: str) -> str:
     reader = _Reader()
     reader.feed(page)
     reader.close()
-    text = re.sub(r"\n +(?=[^ \n])", "\n", "".join(reader.pieces)) if "<pre" not in page else "".join(reader.pieces)
-    return re.sub(r"\n(?:- ?\n)+", "\n", re.sub(r"[ \t]+\n", "\n", text)).strip()
+    text = re.sub(r"\n-\n+", "\n- ", re.sub(r"[ \t]+\n", "\n", "".join(reader.pieces)))
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
