@@ -75,6 +75,19 @@ class SlotLayout:
 
         return tuple(place(i) for i in range(expert.n_layers))
 
+    def ends_of(self, buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The expert's two ends as views of a slot's buffer; None without an expert."""
+        if self.expert is None:
+            return None
+        starts, expert = self._starts(), self.pack_shapes().expert
+
+        def view(name: str, shape: tuple[int, ...]) -> np.ndarray:
+            at = starts[f".expert.{name}"]
+            return buffer[at : at + math.prod(shape)].reshape(shape)
+
+        assert expert is not None
+        return view("into", expert.into.shape), view("out", expert.out.shape)
+
     def _starts(self) -> dict[str, int]:
         """Where each leaf lies in the slot's buffer, by key path."""
         starts, at = {}, 0
@@ -90,15 +103,26 @@ class SlotLayout:
 
 @flax.struct.dataclass
 class Slot:
-    """A pack in the form of a layout, in one buffer, as the CPU kernel takes it."""
+    """A pack in the form of a layout, in one buffer, as the CPU kernel takes it.
+
+    What XLA multiplies itself, an expert's two ends, may be given once more as arrays that lie in the same memory: it
+    would copy them out of the buffer at every token.
+    """
 
     values: jax.Array  # float32 [layout.n_values()]
     layout: SlotLayout = flax.struct.field(pytree_node=False)
+    ends: tuple[jax.Array, jax.Array] | None = None  # into [De, D] and out [D, De]
 
 
 def as_pack(pack: Pack | Slot) -> Pack:
     """The pack that a slot holds; a pack as it is."""
-    return from_slot(pack.values, pack.layout) if isinstance(pack, Slot) else pack
+    if not isinstance(pack, Slot):
+        return pack
+    opened = from_slot(pack.values, pack.layout)
+    if pack.ends is None or opened.expert is None:
+        return opened
+    into, out = pack.ends
+    return dataclasses.replace(opened, expert=dataclasses.replace(opened.expert, into=into, out=out))
 
 
 def layout_for(packs: Sequence[Pack], config: ModelConfig) -> SlotLayout:

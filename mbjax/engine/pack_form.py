@@ -53,7 +53,7 @@ class PackForm:
     def shapes(self) -> Pack | Slot:
         """A pack on the device, as shapes and dtypes."""
         if self.whole:
-            return Slot(jax.ShapeDtypeStruct((self.layout.n_values(),), jnp.float32), self.layout)  # pyright: ignore[reportArgumentType]
+            return jax.eval_shape(self._slot, np.empty(self.layout.n_values(), np.float32))
         return self.layout.pack_shapes()
 
     def warm_up(self) -> None:
@@ -67,8 +67,12 @@ class PackForm:
 
     def placed(self, buffer: np.ndarray | jax.Array) -> Pack | Slot:
         """A slot's buffer on the device, in one transfer; nothing is compiled after the first."""
-        values = jax.device_put(buffer, None if _on_cpu() else _memory("device"))
-        return Slot(values, self.layout) if self.whole else _unpack(self.layout)(values)
+        if self.whole:
+            return jax.device_put(self._slot(np.asarray(buffer)))
+        return _unpack(self.layout)(jax.device_put(buffer, None if _on_cpu() else _memory("device")))
+
+    def _slot(self, buffer: np.ndarray) -> Slot:
+        return Slot(buffer, self.layout, self.layout.ends_of(buffer))  # pyright: ignore[reportArgumentType]
 
 
 def find_packs(directory: Path | None) -> dict[str, Path]:
