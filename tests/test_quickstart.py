@@ -63,5 +63,10 @@ def test_the_configurations_that_it_writes_are_read(tmp_path):
 
 
 def test_packs_are_compared_in_the_direction_of_their_metric():
-    assert quickstart.better({"metric": "bits_per_byte", "base": 3.0, "pack": 2.0})
-    assert not quickstart.better({"metric": "exact_match", "base": 3.0, "pack": 2.0})
+    bits, right = (
+        {"metric": "bits_per_byte", "base": 3.0, "pack": 2.0},
+        {"metric": "exact_match", "base": 0.2, "pack": 0.3},
+    )
+    assert quickstart.better([bits]) and quickstart.better([bits, right])
+    assert quickstart.better([right, right | {"pack": 0.2}]) and not quickstart.better([right | {"pack": 0.2}])
+    assert not quickstart.better([bits, right | {"pack": 0.1}]) and not quickstart.better([bits | {"pack": 4.0}])

@@ -5,7 +5,8 @@
 At most half an hour. ROOT is where the Debian packages of train/data/base_text.py are unpacked (default: what is
 installed; the licences' texts of the extra `data` are always there). Every stage is a command, printed before it runs,
 that can be run by hand. Interrupted, the same call goes on: stages that are done with the same commands are passed
-over, and training continues from its last checkpoint. Exits with 1 where a pack does not score above its base.
+over, and training continues from its last checkpoint. Exits with 1 where a pack scores
+above its base on no task, or below it on one.
 """
 
 import argparse
@@ -155,10 +156,10 @@ def result(work: Path, seconds: dict[str, float]) -> dict[str, Any]:
     return {"seconds": seconds, "total_s": total, "bits_per_byte": bits[-1], "scores": scores, "answers": shown}
 
 
-def better(score: dict[str, Any]) -> bool:
-    """Whether the pack scores above its base: fewer bits, or more right answers."""
-    sign = -1 if "bits" in score["metric"] else 1
-    return sign * (score["pack"] - score["base"]) > 0
+def better(scores: list[dict[str, Any]]) -> bool:
+    """Whether a pack scores above its base (fewer bits, more right answers) on a task, and below it on none."""
+    gains = [(score["base"] - score["pack"]) * (1 if "bits" in score["metric"] else -1) for score in scores]
+    return max(gains) > 0 and min(gains) >= 0
 
 
 def main() -> None:
@@ -187,7 +188,7 @@ def main() -> None:
                 print(f"{name}, {score['task']} ({score['metric']}): {values}")
         for answer in found["answers"]:
             print(f"{answer['prompt']}\n  {[item['pack'] for item in answer['route']] or 'base'}: {answer['text']!r}")
-    sys.exit(0 if all(better(score) for scores in found["scores"].values() for score in scores) else 1)
+    sys.exit(0 if all(better(scores) for scores in found["scores"].values()) else 1)
 
 
 if __name__ == "__main__":
