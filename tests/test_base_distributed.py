@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_corpus import data_of, one_device, toml, with_loop, write_data
+from tiny_base_run import data_of, one_device, toml, with_loop, write_data
 
 from mbjax.training.base_config import MeshConfig
 from mbjax.training.base_loop import train_base
@@ -53,7 +53,7 @@ def start(config, folder: Path, place: Path) -> list[subprocess.Popen[str]]:
     return [subprocess.Popen([*arguments, str(i)], env=environment, **pipes) for i in range(2)]  # pyright: ignore
 
 
-def finish(processes: list[subprocess.Popen[str]], seconds: float = 240) -> list[tuple[int, str, str]]:
+def finish(processes: list[subprocess.Popen[str]], seconds: float = 400) -> list[tuple[int, str, str]]:
     """Status, stdout and stderr of each; none is left running."""
     try:
         return [(*process.communicate(timeout=seconds), process.returncode) for process in processes]  # pyright: ignore
@@ -95,7 +95,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(folder, tmp_path, 
     config = dataclasses.replace(with_loop(steps=10**6, checkpoint_every=every), mesh=MeshConfig(2, 2, 1))
     processes = start(config, folder, tmp_path)
     checkpoint, log = tmp_path / "work" / "checkpoints" / str(every), tmp_path / "work" / "log.jsonl"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while not checkpoint.exists():
         if time.monotonic() > deadline or any(process.poll() is not None for process in processes):
             pytest.fail(str(finish(processes, 1)))

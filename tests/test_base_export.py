@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_corpus import CONFIG, toml, with_loop, write_data
+from tiny_base_run import CONFIG, toml, with_loop, write_data
 
 from mbjax.cli.main import run as command
 from mbjax.core.base_train import new_base, unstacked

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny_corpus import CONFIG, data_of, one_device, toml, with_loop, write_data
+from tiny_base_run import CONFIG, data_of, one_device, toml, with_loop, write_data
 
 from mbjax.cli.main import run as command
 from mbjax.errors import FailureError, InputError
@@ -214,7 +214,7 @@ sys.path[:0] = [sys.argv[1]]
 import conftest, test_base_loop, pathlib
 from mbjax.cli.main import _fail
 from mbjax.errors import MbjaxError
-from tiny_corpus import with_loop
+from tiny_base_run import with_loop
 work = pathlib.Path(sys.argv[3])
 def watch(event):
     if event.step == 5:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import PLAIN, random_tokens
-from tiny_corpus import CONFIG
+from tiny_base_run import CONFIG
 
 from mbjax.core.base_train import (
     BaseRows,

@@ -29,7 +29,7 @@ SMOLLM2 = ModelConfig(
     n_layers=30, d_model=576, n_heads=9, n_kv_heads=3, head_dim=64, d_ff=1536, vocab_size=49_152, max_context=8192
 )
 # Root mean square of the error over that of the values, of random_pack(), seed 0.
-PINNED = {"int8": 0.0044, "int4": 0.0609}
+PINNED = {"int8": 0.0044, "int4": 0.0564}
 
 
 @pytest.mark.parametrize("dtype", SCHEMES)

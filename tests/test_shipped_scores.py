@@ -19,11 +19,12 @@ def engine(smollm2):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pack", ["chat", "code", "creative", "legal", "medical", "reasoning"])
+@pytest.mark.parametrize("pack", ["creative", "legal", "medical", "reasoning"])
 def test_a_sample_scores_as_shipped(engine, pack):
     """A seeded sample of each held-out set, base and pack: within three standard errors of the shipped scores.
 
-    Licence excerpts are left out: they carry their authors' copyright.
+    Licence excerpts are left out: they carry their authors' copyright. So are chat and code, whose long answers take
+    five minutes: `mbjax pack eval` repeats theirs.
     """
     scores = {s["task"]: s for s in json.loads((PACKS / pack / "scores.json").read_text())["scores"]}
     for path in sorted((Path(__file__).parent / "data").glob(f"{pack}_*sample.jsonl")):

@@ -15,7 +15,7 @@ import jax
 
 from mbjax.errors import FailureError, InputError, MbjaxError
 
-HEARTBEAT_S = 25  # a process that has not been heard of for so long counts as gone
+HEARTBEAT_S = 40  # a process that has not been heard of for so long counts as gone
 _GONE = (
     "mbjax: this process was killed, or ended because another process of the run was; start all of them again:"
     " the run goes on from its last checkpoint"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_corpus import CONFIG, write_data
+from tiny_base_run import CONFIG, write_data
 
 from mbjax.core.base_train import new_base, unstacked
 from mbjax.core.forward import forward
