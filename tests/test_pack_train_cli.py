@@ -68,16 +68,16 @@ def test_recipes_make_router_and_packs_for_another_base(workshop, capsys):
     ]
     assert run([*command, "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["made"]
-    assert made == [{"path": "elsewhere/router", "new": True}, {"path": "elsewhere/metres", "new": True}]
-    same = [(folder / where / "metres" / "pack.safetensors").read_bytes() for where in ("packs", "elsewhere")]
+    assert made == [{"path": "remade/router", "new": True}, {"path": "remade/metres", "new": True}]
+    same = [(folder / where / "metres" / "pack.safetensors").read_bytes() for where in ("packs", "remade")]
     assert len(same[0]) <= len(same[1]), "the route key comes with a router"
     capsys.readouterr()
-    assert run(["pack", "verify", "elsewhere/router", "elsewhere/metres", "--json"]) == 0
+    assert run(["pack", "verify", "remade/router", "remade/metres", "--json"]) == 0
     out, err = capsys.readouterr()
     assert [pack["id"] for pack in json.loads(out)["packs"]] == ["metres"] and "a router, no pack" in err
     assert run([*command, "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["made"]
-    assert made == [{"path": "elsewhere/router", "new": False}, {"path": "elsewhere/metres", "new": False}]
+    assert made == [{"path": "remade/router", "new": False}, {"path": "remade/metres", "new": False}]
     assert "no configuration of a pack 'feet'" in refused(capsys, 2, *command, "--only", "feet")
     assert "holds no configuration" in refused(capsys, 2, *command[:4], "--configs", "packs")
 
