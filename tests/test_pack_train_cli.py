@@ -62,9 +62,9 @@ def test_recipes_make_router_and_packs_for_another_base(workshop, capsys):
         "--configs",
         "metres",
         "--out",
-        "elsewhere",
+        "remade",
         "--work",
-        "runs/elsewhere",
+        "runs/remade",
     ]
     assert run([*command, "--json"]) == 0
     made = json.loads(capsys.readouterr().out)["made"]
