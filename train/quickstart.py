@@ -2,7 +2,7 @@
 
     python train/quickstart.py [--root ROOT] [--work build/quickstart] [--steps 300] [--json]
 
-At most half an hour. ROOT is where the Debian packages of train/data/base_text.py are unpacked (default: what is
+Meant for at most half an hour. ROOT is where the Debian packages of train/data/base_text.py are unpacked (default: what is
 installed; the licences' texts of the extra `data` are always there). Every stage is a command, printed before it runs,
 that can be run by hand. Interrupted, the same call goes on: stages that are done with the same commands are passed
 over, and training continues from its last checkpoint. Exits with 1 where a pack scores
