@@ -47,7 +47,7 @@ class Roofline:
 def plan(config: BaseConfig, length: int, n: int, roof: Roofline) -> dict[str, Any]:
     """One row of the table: n devices, fsdp within a host and data over hosts."""
     fsdp = min(n, PER_HOST)
-    model, mesh = config.shape, jax.sharding.AbstractMesh((n // fsdp, fsdp, 1), AXES)
+    model, mesh = config.model, jax.sharding.AbstractMesh((n // fsdp, fsdp, 1), AXES)
     rows = config.loop.rows // n
     if rows * n != config.loop.rows or n % fsdp:
         sys.exit(f"{config.loop.rows} rows cannot be spread over {n} devices")
@@ -116,7 +116,7 @@ def _seconds(
 
 def page(config: BaseConfig, plans: list[dict[str, Any]], length: int, roof: Roofline) -> str:
     """The text of docs/base_training.md."""
-    model = config.shape
+    model = config.model
     total, products = matrix_sizes(model)
     head = ["MB of 10^6 bytes, per device", *(f"{p['devices']}" for p in plans)]
     megabytes = lambda n: f"{n / 1e6:,.0f}"

@@ -130,7 +130,7 @@ def _decode_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
             if "step_s" in one:
                 rows.append((name[7:], n, f"{1e3 * one['step_s']:.3f}", f"{1e3 * one['dispatch_s']:.3f}",
                              f"{one['tok_s']:.0f}", _percent(share.get("share")), _whole(theirs)))  # fmt: skip
-    head = ("base, weights, lanes", "packs", "step ms", "its dispatch ms", "tokens/s", "of memory rate", "PyTorch")
+    head = ("base, weights, lanes", "packs", "step ms", "ms to call one step", "tokens/s", "of memory rate", "PyTorch")
     return _section("Decoding", head, rows)
 
 

@@ -155,9 +155,7 @@ def base_run(cell: Cell, rows: int) -> tuple[Any, Any]:
         loop, forms, mesh = (importlib.import_module(f"mbjax.training.{name}") for name in names)
     except ImportError as error:
         raise RuntimeError(f"training a base is not there to be measured: {error}") from error
-    settings = forms.BaseConfig(
-        "card", "none", forms.ShapeConfig(**_shape(cell.config)), (), loop=forms.BaseLoopConfig(rows=rows)
-    )
+    settings = forms.BaseConfig("card", "none", cell.config, (), loop=forms.BaseLoopConfig(rows=rows))
     run = loop.BaseRun(settings, mesh.make_mesh(settings.mesh), np.ones(cell.config.vocab_size, np.int32))
     return run, run.put(_BaseRows(cell.config, rows, cell.scale.base_row))
 
@@ -182,9 +180,3 @@ class _BaseRows:
         self.targets = np.concatenate([self.tokens[:, 1:], np.full((rows, 1), -1, np.int32)], axis=1)
         self.segments = np.ones((rows, row), np.int32)
         self.positions = np.broadcast_to(np.arange(row, dtype=np.int32), (rows, row))
-
-
-def _shape(config: ModelConfig) -> dict[str, Any]:
-    names = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size", "max_context",
-             "rope_theta", "rms_eps", "tied_head", "qkv_bias", "qk_norm")  # fmt: skip
-    return {name: getattr(config, name) for name in names}

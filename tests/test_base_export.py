@@ -49,7 +49,7 @@ def test_the_files_are_those_of_a_llama(trained):
 
 def test_it_loads_as_it_was_trained(home, tmp_path):
     folder = write_data(tmp_path)
-    model = CONFIG.shape
+    model = CONFIG.model
     params = unstacked(jax.device_get(jax.jit(lambda seed: new_base(model, seed))(np.uint32(3))), model)
     write_hf(tmp_path / "base", params, model, folder / "tokenizer")
     loaded = load_base(tmp_path / "base")
@@ -61,8 +61,8 @@ def test_it_loads_as_it_was_trained(home, tmp_path):
 
 def test_what_llama_has_no_words_for_is_refused(tmp_path):
     with pytest.raises(InputError, match="plain Llama"):
-        llama_config(dataclasses.replace(CONFIG.shape, qkv_bias=True))
-    small = dataclasses.replace(CONFIG.shape, vocab_size=100)
+        llama_config(dataclasses.replace(CONFIG.model, qkv_bias=True))
+    small = dataclasses.replace(CONFIG.model, vocab_size=100)
     params = jax.eval_shape(lambda: new_base(small, np.uint32(0)))
     with pytest.raises(InputError, match="holds 384 tokens but the base's table 100"):
         write_hf(tmp_path / "base", params, small, write_data(tmp_path) / "tokenizer")

@@ -15,8 +15,9 @@ import pytest
 from tiny_base_run import CONFIG, data_of, one_device, toml, with_loop, write_data
 
 from mbjax.cli.main import run as command
+from mbjax.core.config import ModelConfig
 from mbjax.errors import FailureError, InputError
-from mbjax.training.base_config import BaseOptimiserConfig, MeshConfig, ShapeConfig, read_base_config
+from mbjax.training.base_config import BaseOptimiserConfig, MeshConfig, read_base_config
 from mbjax.training.base_data import BaseBatch
 from mbjax.training.base_loop import BaseEvent, train_base
 from mbjax.training.base_run import held_out_batches
@@ -183,8 +184,7 @@ def test_held_out_rows_come_once_and_padding_scores_nothing(folder):
 
 
 def test_flops_are_those_of_the_shape():
-    shape = ShapeConfig(24, 896, 14, 2, 64, 4864, 151_936, 2048, qkv_bias=True)
-    config = dataclasses.replace(CONFIG, model=shape).shape
+    config = ModelConfig(24, 896, 14, 2, 64, 4864, 151_936, 2048, qkv_bias=True)
     total, products = matrix_sizes(config)
     assert total == 494_032_768  # Qwen2.5-0.5B
     assert products == total - 24 * (2 * 896 + 896 + 2 * 128) - 896  # all but norms and biases

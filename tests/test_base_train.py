@@ -163,7 +163,7 @@ def test_no_chunk_holds_more_logits_than_it_may():
 
 
 def test_every_parameter_and_moment_has_its_place():
-    mesh, model = make_mesh(MeshConfig(1, 2, 2)), CONFIG.shape
+    mesh, model = make_mesh(MeshConfig(1, 2, 2)), CONFIG.model
     placed = shardings(model, mesh)
     assert tuple(placed.layers.attn.q.spec) == (None, "tensor", "fsdp")
     assert tuple(placed.layers.mlp.down.spec) == (None, "fsdp", "tensor")
@@ -181,10 +181,10 @@ def test_every_parameter_and_moment_has_its_place():
 
 
 def test_what_cannot_be_divided_is_refused_or_kept_whole():
-    assert rules(CONFIG.shape, 4)["kv_heads"] is None
-    assert rules(CONFIG.shape, 2)["kv_heads"] == "tensor"
-    odd = dataclasses.replace(CONFIG.shape, d_model=31, head_dim=8)
+    assert rules(CONFIG.model, 4)["kv_heads"] is None
+    assert rules(CONFIG.model, 2)["kv_heads"] == "tensor"
+    odd = dataclasses.replace(CONFIG.model, d_model=31, head_dim=8)
     with pytest.raises(ValueError, match="d_model 31"):
         shardings(odd, make_mesh(MeshConfig(2, 2, 1)))
     with pytest.raises(ValueError, match="heads"):
-        shardings(dataclasses.replace(CONFIG.shape, n_heads=3, n_kv_heads=1), make_mesh(MeshConfig(2, 1, 2)))
+        shardings(dataclasses.replace(CONFIG.model, n_heads=3, n_kv_heads=1), make_mesh(MeshConfig(2, 1, 2)))

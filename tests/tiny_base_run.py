@@ -8,8 +8,9 @@ from pathlib import Path
 import jax
 
 from mbjax.core.base_train import AXES
+from mbjax.core.config import ModelConfig
 from mbjax.io.tokenizer import Tokenizer
-from mbjax.training.base_config import BaseConfig, BaseLoopConfig, BaseOptimiserConfig, CorpusConfig, ShapeConfig
+from mbjax.training.base_config import BaseConfig, BaseLoopConfig, BaseOptimiserConfig, CorpusConfig
 from mbjax.training.base_loop import BaseData
 from mbjax.training.base_run import corpus_data
 from mbjax.training.corpus import write_corpus
@@ -21,7 +22,7 @@ CONFIG = BaseConfig(
     name="small",
     tokenizer="tokenizer",
     data=(CorpusConfig("corpus"),),
-    model=ShapeConfig(
+    model=ModelConfig(
         n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=64, vocab_size=VOCAB, max_context=64
     ),
     optimiser=BaseOptimiserConfig(learning_rate=3e-3),
@@ -64,5 +65,5 @@ def toml(config: BaseConfig) -> str:
     for corpus in values["data"]:
         lines += ["[[data]]", *(f"{key} = {json.dumps(value)}" for key, value in corpus.items())]
     for name, table in tables.items():
-        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items() if value is not None)]
     return "\n".join(lines) + "\n"

@@ -27,7 +27,6 @@ def packs(
 ) -> None:
     """Make router and packs for a base from the recipes of a folder. What is there is kept; call it again to go on."""
     from mbjax.engine.compile_cache import use_compile_cache
-    from mbjax.training.config import PackConfig
     from mbjax.training.recipes import read_recipes, train_recipes
     from mbjax.training.run import Watch
 
@@ -37,8 +36,8 @@ def packs(
     use_compile_cache()
     with Display(0) as display:
 
-        def watch(recipe: PackConfig) -> Watch:
-            display.begin(recipe.id, recipe.loop.steps)
+        def watch(name: str, steps: int) -> Watch:
+            display.begin(name, steps)
             return Watch(display.stage, display.event)
 
         made = train_recipes(recipes, configs, base, out, work, watch)

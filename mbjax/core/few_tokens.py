@@ -25,13 +25,10 @@ MOST_ROWS = 16  # beyond, attention takes the form for many tokens
 
 def takes(params: "Layer", h: jax.Array, kv: LayerKV | None, deltas: "Sequence[LayerLora | None]") -> bool:
     """Whether `run` can take this layer, h [B, T, D], cache and deltas."""
-    if kv is None or h.shape[0] * h.shape[1] > MOST_ROWS or not gpu.available():
+    if kv is None or h.shape[0] * h.shape[1] > MOST_ROWS or not gpu.attends(kv.k.shape):
         return False
-    return (
-        kv.k.shape[3] in gpu.HEAD_DIMS
-        and kv.k.shape[2] % gpu.POSITIONS == 0
-        and all(fits(w) for w in jax.tree.leaves(params, is_leaf=_is_weight) if _is_weight(w))
-        and all(x.shape[0] & (x.shape[0] - 1) == 0 and x.shape[0] >= 16 for x in _downs(deltas))
+    return all(fits(w) for w in jax.tree.leaves(params, is_leaf=_is_weight) if _is_weight(w)) and all(
+        x.shape[0] & (x.shape[0] - 1) == 0 and x.shape[0] >= 16 for x in _downs(deltas)
     )
 
 

@@ -122,7 +122,7 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Ar
     kernels: dict[str, Any] = {}
     if few and attention.compiled_for(q.shape):
         kernels["cpu"] = _attend_kernel
-    if gpu.available() and q.shape[-1] in gpu.HEAD_DIMS and kv.k.shape[2] % gpu.POSITIONS == 0:
+    if gpu.attends(kv.k.shape):
         kernels["cuda"] = _attend_gpu
     if not kernels:
         return _attend_blocks(q, kv, positions, seats)

@@ -53,7 +53,7 @@ class PackForm:
     def shapes(self) -> Pack | Slot:
         """A pack on the device, as shapes and dtypes."""
         if self.whole:
-            return jax.eval_shape(self._slot, np.empty(self.layout.n_values(), np.float32))
+            return jax.eval_shape(self._slot, jax.ShapeDtypeStruct((self.layout.n_values(),), jnp.float32))
         return self.layout.pack_shapes()
 
     def warm_up(self) -> None:

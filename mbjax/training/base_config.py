@@ -10,25 +10,6 @@ from mbjax.training.config import Rule, build, check_rules, read_toml
 
 
 @dataclasses.dataclass(frozen=True)
-class ShapeConfig:
-    """The base's shape, letters as in `ModelConfig`; `vocab_size` is at least that of the tokenizer."""
-
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    d_ff: int
-    vocab_size: int
-    max_context: int
-    rope_theta: float = 10_000.0
-    rms_eps: float = 1e-5
-    tied_head: bool = True
-    qkv_bias: bool = False
-    qk_norm: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class CorpusConfig:
     """A corpus written by `mbjax train data` (folders train and valid), relative to the configuration's folder."""
 
@@ -80,7 +61,7 @@ class BaseConfig:
 
     name: str
     tokenizer: str  # folder of `mbjax train tokenizer`, relative to the configuration's folder
-    model: ShapeConfig
+    model: ModelConfig  # `vocab_size` is at least that of the tokenizer
     data: tuple[CorpusConfig, ...]
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     optimiser: BaseOptimiserConfig = dataclasses.field(default_factory=BaseOptimiserConfig)
@@ -90,19 +71,15 @@ class BaseConfig:
     z_loss: float = 1e-4
     peak_tflops: float | None = None  # of one device, for the share that is used; None: known or measured
 
-    @property
-    def shape(self) -> ModelConfig:
-        return ModelConfig(**dataclasses.asdict(self.model))
-
 
 def read_base_config(path: Path) -> BaseConfig:
     """Reads and checks a TOML file. Raises InputError that names the file and the key."""
-    config = build(BaseConfig, read_toml(path, "configs/base/ holds some"), str(path))
-    check_rules(_rules(config), str(path))
+    document = read_toml(path, "configs/base/ holds some")
     try:
-        _ = config.shape
-    except ValueError as error:
+        config = build(BaseConfig, document, str(path))
+    except ValueError as error:  # the shape's own
         raise InputError(f"{path}: model: {error}") from None
+    check_rules(_rules(config), str(path))
     return config
 
 
@@ -112,6 +89,7 @@ def _rules(config: BaseConfig) -> list[Rule]:
     counts = (loop.steps, loop.rows, loop.accumulate, loop.report_every, loop.evaluate_every, loop.checkpoint_every)
     return [
         (bool(config.name) and not set(config.name) & set("/\\"), "name", "a plain name"),
+        (config.model.tap == config.model.n_layers // 2, "model.tap", "left out: what is exported has no place for it"),
         (bool(config.data), "data", "at least one table [[data]] with a path"),
         (all(corpus.weight > 0 for corpus in config.data), "data.weight", "above 0"),
         (min(*counts, loop.keep) >= 1 and loop.evaluate_rows >= 0, "loop", "all >= 1 (evaluate_rows: >= 0)"),

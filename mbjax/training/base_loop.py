@@ -138,7 +138,7 @@ class BaseRun:
 
     def __init__(self, config: BaseConfig, mesh: jax.sharding.Mesh, token_bytes: np.ndarray) -> None:
         """Raises InputError where the shape does not fit the mesh."""
-        self.config, self.mesh, self.model = config, mesh, config.shape
+        self.config, self.mesh, self.model = config, mesh, config.model
         try:
             placed = shardings(self.model, mesh)
         except ValueError as error:
@@ -201,7 +201,7 @@ def step_form(config: BaseConfig, mesh: jax.sharding.Mesh) -> StepForm:
         z_weight=config.z_loss,
         groups=mesh.shape["data"] * mesh.shape["fsdp"],
         rows=rows_sharding(mesh) if mesh.size > 1 else None,
-        whole=gathered(config.shape, mesh) if mesh.size > 1 else None,
+        whole=gathered(config.model, mesh) if mesh.size > 1 else None,
         logit_bytes=LOGIT_BYTES.get(platform, ACCELERATOR_LOGIT_BYTES),
     )
 

@@ -35,7 +35,7 @@ def train_base_from_config(
     continues, on the same mesh or another. Every process of a run calls it alike and the first one writes. Raises
     InputError for data, tokenizer or mesh that do not fit, FailureError where training cannot go on.
     """
-    mesh, model = make_mesh(config.mesh), config.shape
+    mesh, model = make_mesh(config.mesh), config.model
     llama_config(model)  # what cannot be written must not end a long run
     tokenizer = Tokenizer.from_hf(folder / config.tokenizer)
     data = corpus_data(config, folder, tokenizer, row_share(mesh, config.loop.rows))
@@ -59,7 +59,7 @@ def corpus_data(config: BaseConfig, folder: Path, tokenizer: Tokenizer, share: t
 
     Raises InputError for a corpus that is missing or damaged, or was not written with this tokenizer.
     """
-    model, loop = config.shape, config.loop
+    model, loop = config.model, config.loop
     if tokenizer.vocab_size > model.vocab_size:
         raise InputError(f"model.vocab_size {model.vocab_size} is less than the tokenizer's {tokenizer.vocab_size}")
     paths = {corpus.path: folder / corpus.path for corpus in config.data}

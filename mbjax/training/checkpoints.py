@@ -39,11 +39,6 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    @property
-    def latest(self) -> int | None:
-        """The step of the last whole checkpoint."""
-        return self._manager.latest_step()
-
     def wait(self) -> None:
         """Returns when the last checkpoint is on the disk. Raises FailureError where it could not be written."""
         with self._write_errors():

@@ -32,21 +32,23 @@ def read_recipes(folder: Path, only: Sequence[str] = ()) -> list[PackConfig]:
 
 
 def train_recipes(
-    recipes: Sequence[PackConfig], folder: Path, base: str, out: Path, work: Path, watch: Callable[[PackConfig], Watch]
+    recipes: Sequence[PackConfig], folder: Path, base: str, out: Path, work: Path, watch: Callable[[str, int], Watch]
 ) -> list[Made]:
     """A router for `base` (a name or a path) and a pack of each recipe, in `out`; runs are kept in `work`.
 
     What is there for this base already is left as it is, and an interrupted run goes on: call it again.
-    `watch(recipe)` gives who shows that recipe's progress. Errors are those of `train_from_config`.
+    `watch(name, steps)` gives who shows the progress of what is made next. Errors are those of `train_from_config`.
     """
     loaded = load_base(base)
-    made = [_router(loaded, out / ROUTER, watch(recipes[0]))]
+    made = [_router(loaded, out / ROUTER, watch(ROUTER, 0))]
+    loaded.release()  # each run loads it in a dtype of its own
     for recipe in recipes:
         path = out / recipe.id
         manifest = summarise_pack(path).manifest if path.is_dir() else None
         there = manifest is not None and manifest.base.digest == loaded.digest
         if not there:
-            train_from_config(dataclasses.replace(recipe, base=base), folder, path, work / recipe.id, watch(recipe))
+            own = dataclasses.replace(recipe, base=base)
+            train_from_config(own, folder, path, work / recipe.id, watch(recipe.id, recipe.loop.steps))
         made.append(Made(path, not there))
     return made
 

@@ -19,7 +19,7 @@ def test_the_exported_base_gives_the_same_logits(home, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder, model = write_data(tmp_path), CONFIG.shape
+    folder, model = write_data(tmp_path), CONFIG.model
     params = unstacked(jax.device_get(jax.jit(lambda seed: new_base(model, seed))(np.uint32(1))), model)
     write_hf(tmp_path / "base", params, model, folder / "tokenizer")
     ours, theirs = load_base(tmp_path / "base"), AutoModelForCausalLM.from_pretrained(tmp_path / "base")
