@@ -63,6 +63,9 @@ def linear(x: jax.Array, weight: jax.Array | QTensor, bias: jax.Array | None = N
 
 
 def _dot(rows: jax.Array, weight: jax.Array) -> jax.Array:
+    """Sums are float32 whatever the dtype; where both have the same, the products of a gradient have it, too."""
+    if rows.dtype == weight.dtype:
+        return jnp.einsum("ri,oi->ro", rows, weight)
     return jnp.einsum("ri,oi->ro", rows, weight, preferred_element_type=jnp.float32).astype(rows.dtype)
 
 
@@ -94,18 +97,29 @@ class Rows:
     segments: jax.Array  # int32 [B, T]
 
 
-@jax.checkpoint  # training keeps q, k and v; the T*T weights are cheaper to make again than to hold
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None = None) -> jax.Array:
     """Causal attention of a whole sequence, without a cache: differentiable, and the reference of `attend_cached`.
 
     q [B, T, H, E]; k, v [B, T, K, E] -> [B, T, H*E]. segments int32 [B, T] as in `Rows`.
     """
-    n_tokens = q.shape[1]
-    scores = _scores(_group(q, k.shape[2]), k.swapaxes(1, 2), n_tokens)  # [B, K, G, T, T]
-    visible = jnp.tril(jnp.ones((n_tokens, n_tokens), bool))[None]
+    visible = None
     if segments is not None:
         same = segments[:, :, None] == segments[:, None, :]
-        visible = visible & (same | (segments == 0)[:, None, :])
+        visible = same | (segments == 0)[:, None, :]
+    if gpu.available() and q.dtype == jnp.bfloat16:  # cuDNN's never holds the T*T weights
+        mask = None if visible is None else visible[:, None]
+        mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
+        return mixed.reshape(*q.shape[:2], -1)
+    return _attend_whole(q, k, v, visible)
+
+
+@jax.checkpoint  # training keeps q, k and v; the T*T weights are cheaper to make again than to hold
+def _attend_whole(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array | None) -> jax.Array:
+    """visible bool [B, T, T], what each token sees of those before it; None: all."""
+    n_tokens = q.shape[1]
+    scores = _scores(_group(q, k.shape[2]), k.swapaxes(1, 2), n_tokens)  # [B, K, G, T, T]
+    before = jnp.tril(jnp.ones((n_tokens, n_tokens), bool))[None]
+    visible = before if visible is None else before & visible
     weights = jax.nn.softmax(jnp.where(visible[:, None, None], scores, _MASKED), axis=-1)
     mixed = _mix(weights, v.swapaxes(1, 2))
     return _ungroup(mixed, n_tokens).astype(q.dtype)
@@ -130,11 +144,10 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Ar
 
 
 def _attend_gpu(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None) -> jax.Array:
-    from mbjax.kernels.gpu.attention import attend, grouped_queries
+    from mbjax.kernels.gpu.attention import attend
 
     seats = jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
-    queries, places = grouped_queries(q, kv.k.shape[1]), (positions[:, 0], seats)
-    mixed = attend(queries, q.shape[2], q.shape[1], *places, kv.k, kv.v, kv.k_scales, kv.v_scales)
+    mixed = attend(q, positions[:, 0], seats, kv.k, kv.v, kv.k_scales, kv.v_scales)
     return mixed.reshape(*q.shape[:2], -1)
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mbjax.training.base_data import BaseBatch
 
 LOGIT_BYTES = {"cpu": 2**24}  # the CPU's is what its cache holds
-ACCELERATOR_LOGIT_BYTES = 2**28
+ACCELERATOR_LOGIT_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from mbjax.kernels.gpu.attention import padded_queries
-
 
 def place(
     q: jax.Array,
@@ -28,19 +26,15 @@ def place(
     """q [B, T, H, E], k and v [B, T, K, E], as the maps give them; starts and seats int32 [B], as in `attend`; inv_freq
     float32 [E / 2]; caches (k, v) [N, K, S, E], int8 ones with their scales (k, v) float32 [N, K, S] behind them.
 
-    Returns q normed and rotated as `attend` takes it, [B, K, Q, E], and the caches, updated in place where they are
-    donated.
+    Returns q normed and rotated, and the caches, updated in place where they are donated.
     """
-    n_batch, n_tokens, n_heads, width = q.shape
-    queries = jax.ShapeDtypeStruct(
-        (n_batch, k.shape[2], padded_queries(n_tokens, n_heads // k.shape[2]), width), q.dtype
-    )
+    n_batch, n_tokens, n_heads, _ = q.shape
     operands = [q, k, v, starts, seats, inv_freq, *(norms or ()), *caches]
     first = len(operands) - len(caches)
     found = pl.pallas_call(
         partial(_place, normed=norms is not None, eps=eps),
         grid=(n_batch, n_tokens, n_heads + 2 * k.shape[2]),
-        out_shape=[queries, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in caches)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, *caches)],
         input_output_aliases={first + i: 1 + i for i in range(len(caches))},
         compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
         name="place",
@@ -57,7 +51,7 @@ def _place(
     out, caches = refs[n_caches], refs[n_caches + 1 :]
     row, token, head = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     n_heads, n_kv = q_ref.shape[2], k_ref.shape[2]
-    group, at = n_heads // n_kv, starts[row] + token
+    at = starts[row] + token
     angle = at.astype(jnp.float32) * freq_ref[:]
     turn = jnp.cos(angle), jnp.sin(angle)
 
@@ -66,7 +60,7 @@ def _place(
         for half, value in zip(
             _halves(q_ref.shape[3]), _rotated(q_ref, row, token, head, norms[0], turn, eps), strict=True
         ):
-            out[row, head // group, token * group + head % group, half] = value.astype(out.dtype)
+            out[row, token, head, half] = value.astype(out.dtype)
 
     @pl.when((head >= n_heads) & (head < n_heads + n_kv))
     def _() -> None:
