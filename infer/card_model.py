@@ -76,8 +76,8 @@ def _float_dtype(p: Param, dtype: str) -> Any:
 
 
 def pack_form(config: ModelConfig) -> PackForm:
-    """Of low-rank packs of rank 16 on all maps of the fusion layers, taken apart as on an accelerator."""
-    return PackForm(layout_for([Pack(lora=abstract_params(declare_lora(config, RANK, float(RANK))))], config), False)
+    """Of low-rank packs of rank 16 on all maps of the fusion layers."""
+    return PackForm(layout_for([Pack(lora=abstract_params(declare_lora(config, RANK, float(RANK))))], config))
 
 
 def pack_buffers(form: PackForm, n: int) -> list[np.ndarray]:
@@ -109,7 +109,6 @@ def compile_needed(programs: Programs, form: PackForm, prompt: int, drafts: bool
         jobs += [(f"bursts with {n} packs", lambda n=n: programs.burst(n, lanes)) for n in range(SLOTS + 1)]
     if drafts:
         jobs.append(("verify", lambda: programs.verify(SLOTS)))
-    jobs.append(("unpack", form.warm_up))
     for name, job in jobs:
         begin = time.perf_counter()
         job()

@@ -9,11 +9,12 @@ import pytest
 from jax.experimental import pallas as pl
 
 from mbjax.core.cache import LayerKV, append
+from mbjax.core.lora import Part
 from mbjax.core.ops import rms_norm, rope
 from mbjax.core.quant import INT4, INT8, Scheme, dequantize
 from mbjax.core.quantize import quantize_weight
 from mbjax.kernels import twins
-from mbjax.kernels.gpu.attention import attend, grouped_queries
+from mbjax.kernels.gpu.attention import attend
 from mbjax.kernels.gpu.linear import Weight, linears
 from mbjax.kernels.gpu.low_rank import Delta, add_deltas
 from mbjax.kernels.gpu.place import place
@@ -52,7 +53,7 @@ def test_a_pair_is_gated() -> None:
 
 @pytest.mark.parametrize(
     ("n_tokens", "heads", "kv_heads", "capacity", "dtype"),
-    [(1, 14, 2, 256, "float32"), (3, 8, 2, 256, "int8"), (20, 4, 2, 192, "float32")],
+    [(1, 14, 2, 256, "float32"), (3, 8, 2, 256, "int8"), (20, 4, 2, 192, "float32"), (40, 6, 2, 192, "float32")],
 )
 def test_attention_reads_what_is_valid(n_tokens: int, heads: int, kv_heads: int, capacity: int, dtype: str) -> None:
     q = normal(0, 3, n_tokens, heads, 32)
@@ -62,7 +63,7 @@ def test_attention_reads_what_is_valid(n_tokens: int, heads: int, kv_heads: int,
     if dtype == "int8":
         (k, k_scales), (v, v_scales) = twins.quantize_kv(k), twins.quantize_kv(v)
         cache = (k, v, k_scales, v_scales)
-    got = attend(grouped_queries(q, kv_heads), heads, n_tokens, starts, seats, *cache)
+    got = attend(q, starts, seats, *cache)
     want = twins.attend(q, starts, *(None if part is None else part[seats] for part in cache))
     close(got, want)
 
@@ -80,13 +81,34 @@ def test_keys_and_values_are_put_in_place(dtype: str, normed: bool) -> None:
     want = append(kv, rope(b, positions, inv_freq), v, starts, seats)
     caches = tuple(part for part in (kv.k, kv.v, kv.k_scales, kv.v_scales) if part is not None)
     queries, got = place(q, k, v, starts, seats, jnp.asarray(inv_freq, jnp.float32), caches, norms, eps=1e-5)
-    close(queries[:, :, :4], grouped_queries(rope(a, positions, inv_freq), 2)[:, :, :4])
+    close(queries, rope(a, positions, inv_freq))
     for mine, theirs in zip(got, jax.tree.leaves(want), strict=True):
         if mine.dtype == jnp.int8:  # a value halfway between two steps may go either way
             assert jnp.abs(mine.astype(jnp.int32) - theirs.astype(jnp.int32)).max() <= 1
             assert jnp.mean(mine != theirs) < 0.01
         else:
             close(mine, theirs)
+
+
+def in_slot(*arrays: jax.Array) -> list[Part]:
+    """The arrays one behind the other in a buffer, each from a multiple of 32 values on."""
+    sizes = [-(-x.size // 32) * 32 for x in arrays]
+    buffer = jnp.concatenate(
+        [jnp.pad(x.reshape(-1), (0, size - x.size)) for x, size in zip(arrays, sizes, strict=True)]
+    )
+    starts = np.cumsum([0, *sizes[:-1]])
+    return [Part(buffer, jnp.int32(start), x.shape) for x, start in zip(arrays, starts, strict=True)]
+
+
+def test_parts_of_a_slot_are_read_where_they_lie() -> None:
+    x, y, b, scale = normal(0, 1, 192), normal(1, 1, 64), normal(2, 64, 16), jnp.float32(2)
+    maps = normal(3, 64, 192), normal(4, 16, 192)
+    slot = in_slot(jnp.zeros(3), *maps, b, scale.reshape(1))
+    wide, low = linears(x, [Weight(maps[0]), Weight(slot[2])])
+    close(wide, jnp.einsum("ri,oi->ro", x, maps[0]))
+    close(low, jnp.einsum("ri,oi->ro", x, maps[1]))
+    delta = Delta(0, low, slot[3], Part(slot[4].values, slot[4].start, ()))
+    close(add_deltas([y], [[delta]], jnp.full((1, 1), 0.5))[0], y + jnp.einsum("ok,rk->ro", b, low))
 
 
 def test_deltas_are_selected_by_their_gates() -> None:

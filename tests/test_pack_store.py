@@ -305,7 +305,7 @@ class Operations(RuleBasedStateMachine):
 
 def test_a_thousand_random_operations_agree_with_a_simple_model(base, stock, tmp_path):
     Operations.base, Operations.stock, Operations.room = base, stock, tmp_path / "room"
-    form = PackForm.of(base, [stock / pack for pack in IDS], whole=False)
+    form = PackForm.of(base, [stock / pack for pack in IDS])
     Operations.planned = Planned.of(base.params, base.config, form, CONTEXT, 1, "float32")
     checks = settings(
         max_examples=30,

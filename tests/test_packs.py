@@ -17,7 +17,7 @@ from mbjax.core.lora import LowRank, declare_lora, merge
 from mbjax.core.pack import Mix, Pack
 from mbjax.core.param import abstract_params
 from mbjax.core.sampling import Sampling
-from mbjax.core.slots import from_slot, layout_for, to_slot
+from mbjax.core.slots import Slot, layout_for, to_slot
 
 EXPERT = expert_config(PLAIN, 2, d_model=32, d_ff=48)
 
@@ -146,7 +146,7 @@ def test_slots_and_tuple_form_agree():
     layout = layout_for(PACKS, PLAIN)
     assert layout.rank == 4
     assert layout.maps == ((), ("q", "k", "v", "o", "gate", "up", "down"))
-    slots = tuple(from_slot(jnp.asarray(to_slot(pack, layout)), layout) for pack in PACKS)
+    slots = tuple(Slot(jnp.asarray(to_slot(pack, layout)), layout) for pack in PACKS)
     gates = changing_gates(2)
     assert relative_error(run(slots, gates)[0], run(PACKS, gates)[0]) <= 1e-5
 
@@ -167,14 +167,13 @@ def test_p3_swapping_twenty_packs_compiles_nothing():
     packs = [lora_pack(rank=1 + i % 5, seed=i, targets=targets[i % 4]) for i in range(15)]
     packs += [expert_pack(i, dataclasses.replace(EXPERT, n_layers=1 + i % 2)) for i in range(5)]
     layout = layout_for(packs, PLAIN)
-    unpack = jax.jit(partial(from_slot, layout=layout))
     takes_in, steps = (jax.jit(partial(fn, config=PLAIN)) for fn in (prefill, decode))
     cache = init_cache(PLAIN, 1, 64, experts=(layout.expert,))
     tokens, n_valid = jnp.asarray(TOKENS[:1, :32]), jnp.asarray([32], jnp.int32)
     board, live = new_board([(Sampling(), [1])], PLAIN.vocab_size), jnp.asarray([1], jnp.int32)
 
     def use(pack: Pack) -> np.ndarray:
-        mix = Mix((unpack(jnp.asarray(to_slot(pack, layout))),), jnp.asarray(np.ones((1, 1), np.float32)))
+        mix = Mix((Slot(jnp.asarray(to_slot(pack, layout)), layout),), jnp.asarray(np.ones((1, 1), np.float32)))
         h, filled_cache = takes_in(BASE, mix, cache, tokens, n_valid)
         jax.block_until_ready(steps(BASE, mix, filled_cache, board, live))
         return np.asarray(h)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from mbjax.core.cache import LayerKV
 from mbjax.core.config import ModelConfig
+from mbjax.core.lora import Part
 from mbjax.core.ops import linear, rms_norm
 from mbjax.core.quant import QTensor
 from mbjax.kernels import gpu
@@ -78,7 +79,7 @@ def run(
     norms = None if a.q_norm is None or a.k_norm is None else (a.q_norm, a.k_norm)
     freq, starts = jnp.asarray(config.inv_freq(), jnp.float32), positions[:, 0]
     queries, caches = place(q, k, v, starts, seats, freq, caches, norms, eps=config.rms_eps)
-    mixed = attend(queries, config.n_heads, shape[1], starts, seats, *caches).reshape(rows.shape[0], -1)
+    mixed = attend(queries, starts, seats, *caches).reshape(rows.shape[0], -1)
     rows = adapted(mixed, ("o",), (a.o,), residual=rows)[0]
     gate, up = adapted(rows, ("gate", "up"), (m.gate, m.up), norm=m.norm)
     rows = adapted((gate, up), ("down",), (m.down,), residual=rows)[0]
@@ -115,7 +116,7 @@ def _adapted(
 
 
 def _products_of_one(
-    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array], norm: Any, eps: float, biases: Any, residual: Any
+    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array | Part], norm: Any, eps: float, biases: Any, residual: Any
 ) -> list[jax.Array]:
     """One row through the maps, with what comes before and after, and the deltas' first halves: one launch."""
     from mbjax.kernels.gpu.linear import Weight, linears
@@ -125,13 +126,14 @@ def _products_of_one(
 
 
 def _products(
-    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array], norm: Any, eps: float, biases: Any, residual: Any
+    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array | Part], norm: Any, eps: float, biases: Any, residual: Any
 ) -> list[jax.Array]:
     """The same of several rows, whose products are matrix products."""
     x = jax.nn.silu(x[0]) * x[1] if isinstance(x, tuple) else x
     x = x if norm is None else rms_norm(x, norm, eps)
     ys = [linear(x, w, bias) for w, bias in zip(weights, biases, strict=True)]
-    return [*(ys if residual is None else [residual + ys[0]]), *(linear(x, down.astype(x.dtype)) for down in downs)]
+    arrays = [down.opened() if isinstance(down, Part) else down for down in downs]
+    return [*(ys if residual is None else [residual + ys[0]]), *(linear(x, down.astype(x.dtype)) for down in arrays)]
 
 
 def _weight(weight: Any, bias: jax.Array | None = None, residual: jax.Array | None = None) -> Any:
@@ -146,6 +148,6 @@ def _is_weight(x: Any) -> bool:
     return isinstance(x, QTensor) or getattr(x, "ndim", 0) == 2
 
 
-def _downs(deltas: "Sequence[LayerLora | None]") -> list[jax.Array]:
+def _downs(deltas: "Sequence[LayerLora | None]") -> "list[jax.Array | Part]":
     """The first halves of all deltas, [rank, in] each."""
     return [part.a for layer in deltas if layer is not None for part in vars(layer).values() if part is not None]

@@ -3,7 +3,9 @@
 Axis letters: B batch, T tokens, P packs, R rank.
 """
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import flax.struct
 import jax
@@ -19,12 +21,35 @@ MAP_OUTPUT = "map output"  # the name by which a backward pass may keep what an 
 
 
 @flax.struct.dataclass
+class Part:
+    """An array that lies in a slot's buffer, as a kernel reads it."""
+
+    values: jax.Array  # float32 [n], the whole slot
+    start: jax.Array  # int32 []
+    shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    def opened(self) -> jax.Array:
+        """The array itself; XLA may copy it."""
+        return jax.lax.dynamic_slice_in_dim(self.values, self.start, math.prod(self.shape)).reshape(self.shape)
+
+
+@flax.struct.dataclass
 class LowRank:
-    """The delta scale * b @ a of one linear map [out, in]. b starts at zero: a new pack is exactly the identity."""
+    """The delta scale * b @ a of one linear map [out, in]. b starts at zero: a new pack is exactly the identity.
+
+    Of a pack in a slot all three are a `Part`.
+    """
 
     a: jax.Array  # [R, in]
     b: jax.Array  # [out, R]
     scale: jax.Array  # float32 [], alpha / rank
+
+    def opened(self) -> "LowRank":
+        """As arrays."""
+        if not isinstance(self.a, Part):
+            return self
+        parts: Any = vars(self)
+        return LowRank(**{name: part.opened() for name, part in parts.items()})
 
 
 @flax.struct.dataclass
@@ -103,6 +128,7 @@ def adapted(
     for p, layer in enumerate(deltas):
         delta: LowRank | None = getattr(layer, target) if layer is not None else None
         if delta is not None:
+            delta = delta.opened()
             scale = jax.lax.stop_gradient(delta.scale)  # a setting: its gradient would keep every delta in memory
             low = linear(linear(x, delta.a), delta.b).astype(jnp.float32) * scale
             terms.append((gates[..., p, None], low))

@@ -7,20 +7,22 @@ residual stream, and an expert whose output map is zero adds zero to h.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mbjax.core.config import ModelConfig
 from mbjax.core.expert import declare_expert
-from mbjax.core.lora import TARGETS, Lora, declare_lora, map_shapes
+from mbjax.core.lora import TARGETS, Lora, Part, declare_lora, map_shapes
 from mbjax.core.pack import Pack
 from mbjax.core.param import abstract_params
 from mbjax.kernels.bundle import MAPS, LayerPlace, MapPlace, in_huge_pages
 from mbjax.kernels.layers import DeltaPlace
 
-_ALIGN = 16  # float32 values: every leaf of a slot starts on a cache line
+_ALIGN = 32  # float32 values: where a leaf of a slot may start, for what reads it in wide strides
 _EXPERT_MAPS = (*(f".attn.{name}" for name in MAPS[:4]), *(f".mlp.{name}" for name in MAPS[4:]))
 _EXPERT_VECTORS = (".attn.norm", ".mlp.norm", *(f".attn.{name}" for name in ("q_bias", "k_bias", "v_bias")))
 _EXPERT_VECTORS += (".attn.q_norm", ".attn.k_norm")
@@ -170,13 +172,23 @@ def to_slot(pack: Pack, layout: SlotLayout) -> np.ndarray:
 
 
 def from_slot(buffer: jax.Array, layout: SlotLayout) -> Pack:
-    """The padded pack that a slot's buffer [n_values] holds; pure, to be jitted."""
-    shapes, start, leaves = layout.pack_shapes(), 0, []
-    for want in jax.tree.leaves(shapes):
-        size = math.prod(want.shape)
-        leaves.append(jax.lax.dynamic_slice_in_dim(buffer, start, size).reshape(want.shape))
-        start += _aligned(size)
-    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+    """The padded pack that a slot's buffer [n_values] holds; pure, to be jitted. Low-rank parts stay where they are, see
+    `lora.Part`."""
+
+    def one(place: tuple[int, Any]) -> Any:
+        return jax.lax.dynamic_slice_in_dim(buffer, place[0], math.prod(place[1].shape)).reshape(place[1].shape)
+
+    def part(place: tuple[int, Any]) -> Any:
+        return Part(buffer, jnp.int32(place[0]), place[1].shape)
+
+    shapes, starts = layout.pack_shapes(), layout._starts()
+    placed = jax.tree.map_with_path(lambda path, want: (starts[jax.tree_util.keystr(path)], want), shapes)
+    made = [jax.tree.map(make, tree, is_leaf=_is_place) for make, tree in ((one, placed.expert), (part, placed.lora))]
+    return Pack(*made)
+
+
+def _is_place(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], int)
 
 
 def _aligned(n: int) -> int:

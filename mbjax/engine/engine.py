@@ -221,8 +221,6 @@ class Engine(Answering):
             progress(name)
         if self.routes("auto"):
             self.router.warm_up(self.programs.empty_pool())
-        if self.sizing.slots:
-            self.packs.form.warm_up()
         self.scheduler.wake()  # which makes the caches
 
     def take_notes(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbjax.core.config import ModelConfig
-from mbjax.core.pack import Pack
-from mbjax.core.slots import Slot, SlotLayout, from_slot, layout_for
+from mbjax.core.slots import Slot, SlotLayout, layout_for
 from mbjax.io.load import LoadedBase
 from mbjax.io.pack_check import list_packs, summarise_pack
 from mbjax.io.pack_manifest import Manifest
@@ -21,24 +19,23 @@ from mbjax.io.pack_tensors import announced, config_differences
 
 @dataclasses.dataclass(frozen=True)
 class PackForm:
-    """A layout, and whether packs stay whole in one buffer (as the CPU kernel takes them) or are taken apart."""
+    """The layout of all packs, each of which stays whole in one buffer: one transfer, one argument of a program."""
 
     layout: SlotLayout
-    whole: bool
 
     @classmethod
-    def of(cls, base: LoadedBase, paths: Sequence[Path], *, whole: bool) -> "PackForm":
+    def of(cls, base: LoadedBase, paths: Sequence[Path]) -> "PackForm":
         """The smallest that the packs at these paths fit into; those that do not fit the base are passed over."""
         manifests = [summarise_pack(path).manifest for path in paths]
-        return cls.for_manifests(base.config, [m for m in manifests if m is not None], whole=whole)
+        return cls.for_manifests(base.config, [m for m in manifests if m is not None])
 
     @classmethod
-    def for_manifests(cls, config: ModelConfig, manifests: Sequence[Manifest], *, whole: bool) -> "PackForm":
+    def for_manifests(cls, config: ModelConfig, manifests: Sequence[Manifest]) -> "PackForm":
         fitting = [m for m in manifests if not config_differences(m.base.config, config, expert=m.expert is not None)]
         layout = layout_for([announced(m.expert, m.lora, config, m.dtype) for m in fitting], config)
         if not _on_cpu():  # whose kernels take ranks of 16, 32, 64
             layout = dataclasses.replace(layout, rank=max(16, 1 << (layout.rank - 1).bit_length()))
-        return cls(layout, whole)
+        return cls(layout)
 
     @property
     def bytes(self) -> int:
@@ -48,31 +45,25 @@ class PackForm:
     @property
     def shares_memory(self) -> bool:
         """Whether a pack on the device is the host's own buffer: JAX on the CPU takes it over without a copy."""
-        return self.whole and _on_cpu()
+        return _on_cpu()
 
-    def shapes(self) -> Pack | Slot:
+    def shapes(self) -> Slot:
         """A pack on the device, as shapes and dtypes."""
-        if self.whole:
-            return jax.eval_shape(self._slot, jax.ShapeDtypeStruct((self.layout.n_values(),), jnp.float32))
-        return self.layout.pack_shapes()
-
-    def warm_up(self) -> None:
-        """Compiles what takes a pack apart, where that is done."""
-        if not self.whole:
-            _unpack(self.layout)
+        return jax.eval_shape(self._slot, jax.ShapeDtypeStruct((self.layout.n_values(),), jnp.float32))
 
     def kept(self, buffer: np.ndarray) -> np.ndarray | jax.Array:
         """A slot's buffer as host memory keeps it: for an accelerator in locked pages, which are copied faster."""
         return buffer if _on_cpu() else jax.device_put(buffer, _memory("pinned_host"))
 
-    def placed(self, buffer: np.ndarray | jax.Array) -> Pack | Slot:
-        """A slot's buffer on the device, in one transfer; nothing is compiled after the first."""
-        if self.whole:
+    def placed(self, buffer: np.ndarray | jax.Array) -> Slot:
+        """A slot's buffer on the device, in one transfer; nothing is compiled."""
+        if _on_cpu():
             return jax.device_put(self._slot(np.asarray(buffer)))
-        return _unpack(self.layout)(jax.device_put(buffer, None if _on_cpu() else _memory("device")))
+        return self._slot(jax.device_put(buffer, _memory("device")))
 
-    def _slot(self, buffer: np.ndarray) -> Slot:
-        return Slot(buffer, self.layout, self.layout.ends_of(buffer))  # pyright: ignore[reportArgumentType]
+    def _slot(self, buffer: Any) -> Slot:
+        """With an expert's ends where they are views of the same memory."""
+        return Slot(buffer, self.layout, self.layout.ends_of(buffer) if _on_cpu() else None)
 
 
 def find_packs(directory: Path | None) -> dict[str, Path]:
@@ -98,13 +89,3 @@ def _on_cpu() -> bool:
 
 def _memory(kind: str) -> jax.sharding.Sharding:
     return jax.sharding.SingleDeviceSharding(jax.devices()[0], memory_kind=kind)
-
-
-_programs: dict[SlotLayout, Any] = {}
-
-
-def _unpack(layout: SlotLayout) -> Any:
-    if layout not in _programs:
-        buffer = jax.ShapeDtypeStruct((layout.n_values(),), jnp.float32)
-        _programs[layout] = jax.jit(partial(from_slot, layout=layout)).lower(buffer).compile()
-    return _programs[layout]

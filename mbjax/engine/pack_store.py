@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mbjax.core.fused import Bundle
 from mbjax.core.pack import Pack
 from mbjax.core.router import MAX_ACTIVE
 from mbjax.core.slots import Slot, to_slot
@@ -45,7 +44,7 @@ class PackStore:
     def __init__(self, base: LoadedBase, directory: Path | None, *, force_base: bool = False) -> None:
         self._base, self.directory, self._force_base = base, directory, force_base
         self.paths, self._found = find_packs(directory), stamp_of(directory)
-        self.form = PackForm.of(base, list(self.paths.values()), whole=isinstance(base.params.layers, Bundle))
+        self.form = PackForm.of(base, list(self.paths.values()))
         self.layout, self.bytes = self.form.layout, self.form.bytes
         self.device = Residency(MOST_SLOTS * self.bytes)
         self.host = Residency(MOST_SLOTS * self.bytes)

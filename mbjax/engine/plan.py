@@ -7,7 +7,7 @@ from typing import Any
 
 from mbjax.core.base import Base
 from mbjax.core.config import ModelConfig
-from mbjax.core.fused import Bundle, bundled
+from mbjax.core.fused import bundled
 from mbjax.core.quant import Scheme
 from mbjax.core.router import MAX_ACTIVE
 from mbjax.engine.account import Account, Sizing, capacity_for, check_context, check_lanes, sized
@@ -121,7 +121,7 @@ def plan_programs(config: ModelConfig, wishes: Wishes, blocks: Mapping[str, Sche
     params = bundled(abstract_base(config, base_forms(config, dtype, blocks or {})), config)
     form, router = None, 0
     if wishes.packs is not None:
-        form = PackForm.for_manifests(config, wishes.packs.manifests, whole=isinstance(params.layers, Bundle))
+        form = PackForm.for_manifests(config, wishes.packs.manifests)
         router = wishes.packs.router
     return Planned.of(params, config, form, context, wishes.lanes, kv_dtype_of(params, wishes.kv_dtype), router)
 

@@ -269,11 +269,13 @@ class Programs:
         return dict(self._temporaries)
 
     def most_temporary_bytes(self) -> int:
-        """What may be alive at once: one prefill, and two steps of which one waits behind the other."""
+        """What may be alive at once: one prefill, and two steps of which one waits behind the other; accelerators give
+        what it needs out in the order of their stream, so that one step's is used again."""
         found = self.temporary_bytes()
         steps = {name: size for name, size in found.items() if name.startswith(("decode", "verify", "choose"))}
         rest = [size for name, size in found.items() if name not in steps]
-        return max(rest, default=0) + 2 * max(steps.values(), default=0)
+        waiting = 2 if jax.default_backend() == "cpu" else 1
+        return max(rest, default=0) + waiting * max(steps.values(), default=0)
 
     def _state(self, n_packs: int, rows: int) -> tuple[Any, ...]:
         """What every step takes: params, mix, cache and seats, as shapes."""
@@ -299,9 +301,15 @@ class Programs:
                 lowered = jax.jit(bound, donate_argnums=donated).lower(*args())
                 if name.startswith("understand"):
                     self._taps[name] = lowered.out_info[0]
-                self._compiled[name] = lowered.compile()
+                self._compiled[name] = lowered.compile(compiler_options=_compiler_options())
                 return_free_memory()
             return self._compiled[name]
+
+
+def _compiler_options() -> dict[str, Any] | None:
+    """Products that read the same input stay apart on a graphics card: XLA would put their weights side by side at
+    every call, which costs more than it saves."""
+    return {"xla_gpu_dot_merger_threshold_mb": 0} if jax.default_backend() == "gpu" else None
 
 
 def _name(kind: str, size: int, rows: int) -> str:

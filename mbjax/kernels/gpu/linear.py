@@ -8,12 +8,15 @@ bits (see `kernels.tiles`). Letters: G groups of 32 inputs, O outputs of one pro
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+
+if TYPE_CHECKING:
+    from mbjax.core.lora import Part
 
 GROUP = 32
 _BLOCK = 4  # outputs of one program
@@ -24,9 +27,10 @@ _IN_FLIGHT = 8  # chunks that are read before the first is waited for: what regi
 @dataclasses.dataclass(frozen=True)
 class Weight:
     """values [out, in], or quantised int8 [out, in] or uint8 [out, in / 2] with scales [out, in / 32]; mins the same
-    or None (then the zero of four bits is 8); bias float32 [out] and residual [1, out] are added, where given."""
+    or None (then the zero of four bits is 8); bias float32 [out] and residual [1, out] are added, where given. Plain
+    values may be part of a slot."""
 
-    values: jax.Array
+    values: "jax.Array | Part"
     scales: jax.Array | None = None
     mins: jax.Array | None = None
     bias: jax.Array | None = None
@@ -43,6 +47,7 @@ class _Form:
 
     first: int
     four: bool
+    part: bool
     present: tuple[bool, ...]  # scales, mins, bias, residual
 
 
@@ -71,12 +76,11 @@ def linears(
     inputs += [] if norm is None else [norm.reshape(groups, GROUP)]
     forms, first = [], 0
     for weight in weights:
-        four = weight.values.dtype == jnp.uint8
+        found, four, is_part = _stored(weight.values, groups)
         own = (weight.scales, weight.mins, weight.bias, weight.residual)
-        forms.append(_Form(first, four, tuple(part is not None for part in own)))
+        forms.append(_Form(first, four, is_part, tuple(part is not None for part in own)))
         first += weight.out // block
-        inputs.append(weight.values.reshape(weight.out, groups, GROUP // 2 if four else GROUP))
-        inputs += [part for part in own if part is not None]
+        inputs += [*found, *(part for part in own if part is not None)]
     call = pl.pallas_call(
         partial(_kernel, forms=tuple(forms), paired=len(parts) == 2, norm=norm is not None, eps=eps, block=block),
         grid=(first,),
@@ -85,6 +89,15 @@ def linears(
         name="linears",
     )
     return list(call(*inputs))
+
+
+def _stored(values: "jax.Array | Part", groups: int) -> tuple[list[jax.Array], bool, bool]:
+    """What the kernel reads: [out, G, 32], or a slot in rows of 32 and the row that a part begins at; whether four bits
+    each, and whether a part."""
+    if not isinstance(values, jax.Array):
+        return [values.values.reshape(-1, GROUP), (values.start // GROUP).reshape(1)], False, True
+    four = values.dtype == jnp.uint8
+    return [values.reshape(values.shape[0], groups, GROUP // 2 if four else GROUP)], four, False
 
 
 def _blocking(groups: int, weights: Sequence[Weight]) -> tuple[int, int]:
@@ -106,7 +119,7 @@ def _kernel(*refs: Any, forms: tuple[_Form, ...], paired: bool, norm: bool, eps:
     x_refs, norm_ref, at = refs[:n_x], refs[n_x] if norm else None, n_x + norm
     program = pl.program_id(0)
     for form, out in zip(forms, outs, strict=True):
-        own = refs[at : at + 1 + sum(form.present)]
+        own = refs[at : at + 1 + form.part + sum(form.present)]
         at += len(own)
         end = form.first + out.shape[1] // block
 
@@ -118,15 +131,16 @@ def _kernel(*refs: Any, forms: tuple[_Form, ...], paired: bool, norm: bool, eps:
 
 def _product(x_refs: Any, norm_ref: Any, own: Any, out: Any, rows: Any, form: _Form, eps: float) -> None:
     """The outputs `rows` of one weight."""
-    rest = iter(own[1:])
+    rest = iter(own[1 + form.part :])
     scales, mins, bias, residual = (next(rest) if there else None for there in form.present)
     groups = x_refs[0].shape[0]
+    start = own[1][0] if form.part else None
     chunk, n_pieces = _chunk(groups), 1 + form.four
     sums = jnp.zeros((rows.size, chunk, GROUP // n_pieces), jnp.float32)
     squares = jnp.zeros((chunk, GROUP // n_pieces), jnp.float32)
     for first in range(0, groups, chunk * _IN_FLIGHT):
         parts = [pl.ds(start, chunk) for start in range(first, min(groups, first + chunk * _IN_FLIGHT), chunk)]
-        read = [_read(own[0], scales, mins, (rows, part), x_refs, norm_ref, form.four) for part in parts]
+        read = [_read(own[0], start, scales, mins, (rows, part), x_refs, norm_ref, form.four) for part in parts]
         for values, scale, low, xs, norms in read:
             w = _weights(values, scale, low, form.four)
             for wide, x, norm in zip(w, _inputs(xs), norms, strict=True):
@@ -144,18 +158,27 @@ def _product(x_refs: Any, norm_ref: Any, own: Any, out: Any, rows: Any, form: _F
     out[0, rows] = y.astype(out.dtype)
 
 
-def _read(values: Any, scales: Any, mins: Any, place: Any, x_refs: Any, norm_ref: Any, four: bool) -> tuple[Any, ...]:
+def _read(
+    values: Any, start: Any, scales: Any, mins: Any, place: Any, x_refs: Any, norm_ref: Any, four: bool
+) -> tuple[Any, ...]:
     """All that one chunk needs, as it is stored. The inputs of a group come in two halves at four bits, as bytes hold
     them."""
     part, half = place[1], pl.ds(0, GROUP // 2)
     columns = [half, pl.ds(GROUP // 2, GROUP // 2)] if four else [pl.ds(0, GROUP)]
     return (
-        values[(*place, slice(None))],
+        values[(*place, slice(None))] if start is None else _of_slot(values, start, *place, x_refs[0].shape[0]),
         None if scales is None else scales[place],
         None if mins is None else mins[place],
         [[ref[part, own] for ref in x_refs] for own in columns],
         [None if norm_ref is None else norm_ref[part, own] for own in columns],
     )
+
+
+def _of_slot(slot: Any, start: Any, rows: Any, part: Any, groups: int) -> jax.Array:
+    """[O, C, 32] of a part of a slot that begins at its row `start`."""
+    row = (rows.start + jax.lax.iota(jnp.int32, rows.size))[:, None, None]
+    group = (part.start + jax.lax.iota(jnp.int32, part.size))[None, :, None]
+    return slot[start + row * groups + group, jax.lax.iota(jnp.int32, GROUP)[None, None, :]]
 
 
 def _inputs(xs: list[list[jax.Array]]) -> list[jax.Array]:

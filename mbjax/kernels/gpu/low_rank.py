@@ -3,24 +3,29 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+if TYPE_CHECKING:
+    from mbjax.core.lora import Part
+
+_ALIGN = 32  # where parts of a slot begin, see `core.slots`
 _BLOCK = 64  # outputs of one program; a smaller power of two where they are not a multiple of it
 
 
 @dataclasses.dataclass(frozen=True)
 class Delta:
-    """scale * b @ low of pack `pack`: low [R, K], what its a made of the input; b [out, K]; scale float32 []."""
+    """scale * b @ low of pack `pack`: low [R, K], what its a made of the input; b [out, K]; scale float32 []; these two
+    may be parts of a slot."""
 
     pack: int
     low: jax.Array
-    b: jax.Array
-    scale: jax.Array
+    b: "jax.Array | Part"
+    scale: "jax.Array | Part"
 
 
 def add_deltas(ys: Sequence[jax.Array], deltas: Sequence[Sequence[Delta]], gates: jax.Array) -> list[jax.Array]:
@@ -34,7 +39,7 @@ def add_deltas(ys: Sequence[jax.Array], deltas: Sequence[Sequence[Delta]], gates
         n_programs += y.shape[1] // block
         inputs.append(y)
         for delta in own:
-            inputs += [delta.low, delta.b, delta.scale.reshape(1)]
+            inputs += [delta.low, *_stored(delta.b), *_stored(delta.scale)]
     call = pl.pallas_call(
         partial(_kernel, firsts=tuple(firsts), packs=tuple(packs), blocks=tuple(blocks)),
         grid=(n_programs,),
@@ -45,11 +50,18 @@ def add_deltas(ys: Sequence[jax.Array], deltas: Sequence[Sequence[Delta]], gates
     return list(call(*inputs))
 
 
+def _stored(x: "jax.Array | Part") -> list[jax.Array]:
+    """In one dimension, and where it begins, in steps of _ALIGN values."""
+    if isinstance(x, jax.Array):
+        return [x.reshape(-1), jnp.zeros((1,), jnp.int32)]
+    return [x.values, (x.start // _ALIGN).reshape(1)]
+
+
 def _kernel(*refs: Any, firsts: tuple[int, ...], packs: tuple[tuple[int, ...], ...], blocks: tuple[int, ...]) -> None:
     gates, refs, outs = refs[0], refs[1 : -len(firsts)], refs[-len(firsts) :]
     program, at = pl.program_id(0), 0
     for first, own, block, out in zip(firsts, packs, blocks, outs, strict=True):
-        parts = refs[at : at + 1 + 3 * len(own)]
+        parts = refs[at : at + 1 + 5 * len(own)]
         at += len(parts)
 
         @pl.when((program >= first) & (program < first + out.shape[1] // block))
@@ -61,8 +73,11 @@ def _add(gates: Any, parts: Any, packs: tuple[int, ...], out: Any, columns: Any)
     for row in range(out.shape[0]):
         y = parts[0][row, columns].astype(jnp.float32)
         for i, pack in enumerate(packs):
-            low, b, scale = parts[1 + 3 * i : 4 + 3 * i]
-            term = jnp.sum(b[columns, :].astype(jnp.float32) * low[row, :].astype(jnp.float32)[None, :], axis=1)
+            low, b, b_start, scale, scale_start = parts[1 + 5 * i : 6 + 5 * i]
+            rank = low.shape[1]
+            out_row = columns.start + jax.lax.iota(jnp.int32, columns.size)
+            at = b_start[0] * _ALIGN + out_row[:, None] * rank + jax.lax.iota(jnp.int32, rank)[None, :]
+            term = jnp.sum(b[at].astype(jnp.float32) * low[row, :].astype(jnp.float32)[None, :], axis=1)
             gate = gates[row, pack]
-            y = y + jnp.where(gate > 0, gate * scale[0] * term, 0.0)
+            y = y + jnp.where(gate > 0, gate * scale[scale_start[0] * _ALIGN] * term, 0.0)
         out[row, columns] = y.astype(out.dtype)
