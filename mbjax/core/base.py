@@ -15,7 +15,7 @@ from mbjax.core import few_tokens
 from mbjax.core.cache import LayerKV, append
 from mbjax.core.config import ModelConfig
 from mbjax.core.lora import MAP_OUTPUT, LayerLora, adapted
-from mbjax.core.ops import attend, attend_cached, linear, lookup, rms_norm, rope
+from mbjax.core.ops import attend, attend_cached, linear, lookup, place_and_attend, rms_norm, rope
 from mbjax.core.param import fan_in, ones, param, zeros
 from mbjax.kernels import gpu
 
@@ -37,6 +37,9 @@ class Attention:
     v_bias: jax.Array | None = None  # [K*E]
     q_norm: jax.Array | None = None  # [E], Qwen3
     k_norm: jax.Array | None = None  # [E]
+
+    def head_norms(self) -> tuple[jax.Array, jax.Array] | None:
+        return None if self.q_norm is None or self.k_norm is None else (self.q_norm, self.k_norm)
 
 
 @flax.struct.dataclass
@@ -188,15 +191,48 @@ def _attention(
     q = _heads(adapted(x, params.q, deltas, "q", gates, params.q_bias), config.n_heads)
     k = _heads(adapted(x, params.k, deltas, "k", gates, params.k_bias), config.n_kv_heads)
     v = _heads(adapted(x, params.v, deltas, "v", gates, params.v_bias), config.n_kv_heads)
-    if params.q_norm is not None and params.k_norm is not None:
-        q, k = rms_norm(q, params.q_norm, config.rms_eps), rms_norm(k, params.k_norm, config.rms_eps)
-    q, k = rope(q, positions, config.inv_freq()), rope(k, positions, config.inv_freq())
+    norms, how = params.head_norms(), {"inv_freq": config.inv_freq(), "eps": config.rms_eps}
     if kv is None:
+        q, k = _turned(q, k, positions, norms, **how)
         mixed = attend(q, k, v, segments)
     else:
-        kv = append(kv, k, v, positions[:, 0], seats)
-        mixed = attend_cached(q, kv, positions, seats)
+        by_op, operands = partial(_cached, **how), (q, k, v, positions, kv, seats, norms)
+        kernels = {"cuda": partial(place_and_attend, **how)} if gpu.attends(kv.k.shape) else {}
+        mixed, kv = jax.lax.platform_dependent(*operands, **kernels, default=by_op) if kernels else by_op(*operands)
     return adapted(mixed, params.o, deltas, "o", gates), kv
+
+
+def _turned(
+    q: jax.Array,
+    k: jax.Array,
+    positions: jax.Array,
+    norms: tuple[jax.Array, jax.Array] | None,
+    *,
+    inv_freq: tuple[float, ...],
+    eps: float,
+) -> tuple[jax.Array, jax.Array]:
+    """Queries and keys [B, T, N, E], normed where a base has norms of single heads, and rotated by their positions."""
+    if norms is not None:
+        q, k = rms_norm(q, norms[0], eps), rms_norm(k, norms[1], eps)
+    return rope(q, positions, inv_freq), rope(k, positions, inv_freq)
+
+
+def _cached(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    kv: LayerKV,
+    seats: jax.Array | None,
+    norms: tuple[jax.Array, jax.Array] | None,
+    *,
+    inv_freq: tuple[float, ...],
+    eps: float,
+) -> tuple[jax.Array, LayerKV]:
+    """As `ops.place_and_attend`, operation by operation."""
+    q, k = _turned(q, k, positions, norms, inv_freq=inv_freq, eps=eps)
+    kv = append(kv, k, v, positions[:, 0], seats)
+    return attend_cached(q, kv, positions, seats), kv
 
 
 def _mlp(params: Mlp, h: jax.Array, deltas: Deltas, gates: jax.Array, config: ModelConfig) -> jax.Array:

@@ -54,6 +54,7 @@ class StepForm:
     `none` all of it, `maps` what the linear maps give, `full` nothing. accumulate: parts of a batch that are computed
     one after the other. groups: devices that the rows are spread over. rows: sharding of [N, T, D] states, None on one
     device. whole: shardings of the parameters where they are used, gathered along fsdp. logit_bytes: see `summed_nll`.
+    unroll: layers of one turn of the loop over them; all of them at once spare the copies into and out of its stacks.
     """
 
     compute: str = "float32"
@@ -64,6 +65,7 @@ class StepForm:
     rows: jax.sharding.NamedSharding | None = None
     whole: Base | None = None
     logit_bytes: int = 2**25
+    unroll: int = 1
 
 
 def declare_stacked(config: ModelConfig) -> Base:
@@ -231,7 +233,7 @@ def _hidden(params: Base, batch: BaseRows, config: ModelConfig, form: StepForm) 
 
     h = _placed(embed(params, batch.tokens), form)
     stacked: Any = params.layers
-    h, _ = jax.lax.scan(_remat(form.remat)(layer), h, stacked)
+    h, _ = jax.lax.scan(_remat(form.remat)(layer), h, stacked, unroll=form.unroll)
     return rms_norm(h, params.norm, config.rms_eps)
 
 

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 
 from mbjax.core.cache import LayerKV
 from mbjax.core.config import ModelConfig
 from mbjax.core.lora import Part
-from mbjax.core.ops import linear, rms_norm
+from mbjax.core.ops import linear, place_and_attend, rms_norm
 from mbjax.core.quant import QTensor
 from mbjax.kernels import gpu
 
@@ -59,9 +58,6 @@ def run(
     config: ModelConfig,
 ) -> tuple[jax.Array, LayerKV]:
     """As `base.block`, for a layer with its cache; there are no segments then."""
-    from mbjax.kernels.gpu.attention import attend
-    from mbjax.kernels.gpu.place import place
-
     a, m, shape = params.attn, params.mlp, h.shape[:2]
     own = gates.reshape(shape[0] * shape[1], gates.shape[-1])
 
@@ -74,16 +70,12 @@ def run(
         y.reshape(*shape, -1, config.head_dim)
         for y in adapted(rows, ("q", "k", "v"), (a.q, a.k, a.v), biases=biases, norm=a.norm)
     )
-    seats = jnp.arange(shape[0], dtype=jnp.int32) if seats is None else seats
-    caches = (kv.k, kv.v) if kv.k_scales is None or kv.v_scales is None else (kv.k, kv.v, kv.k_scales, kv.v_scales)
-    norms = None if a.q_norm is None or a.k_norm is None else (a.q_norm, a.k_norm)
-    freq, starts = jnp.asarray(config.inv_freq(), jnp.float32), positions[:, 0]
-    queries, caches = place(q, k, v, starts, seats, freq, caches, norms, eps=config.rms_eps)
-    mixed = attend(queries, starts, seats, *caches).reshape(rows.shape[0], -1)
-    rows = adapted(mixed, ("o",), (a.o,), residual=rows)[0]
+    norms, how = a.head_norms(), {"inv_freq": config.inv_freq(), "eps": config.rms_eps}
+    mixed, kv = place_and_attend(q, k, v, positions, kv, seats, norms, **how)
+    rows = adapted(mixed.reshape(rows.shape[0], -1), ("o",), (a.o,), residual=rows)[0]
     gate, up = adapted(rows, ("gate", "up"), (m.gate, m.up), norm=m.norm)
     rows = adapted((gate, up), ("down",), (m.down,), residual=rows)[0]
-    return rows.reshape(h.shape), LayerKV(*caches)
+    return rows.reshape(h.shape), kv
 
 
 def _adapted(

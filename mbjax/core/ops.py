@@ -136,19 +136,31 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Ar
     kernels: dict[str, Any] = {}
     if few and attention.compiled_for(q.shape):
         kernels["cpu"] = _attend_kernel
-    if gpu.attends(kv.k.shape):
-        kernels["cuda"] = _attend_gpu
     if not kernels:
         return _attend_blocks(q, kv, positions, seats)
     return jax.lax.platform_dependent(q, kv, positions, seats, **kernels, default=_attend_blocks)
 
 
-def _attend_gpu(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None) -> jax.Array:
+def place_and_attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    kv: LayerKV,
+    seats: jax.Array | None,
+    norms: tuple[jax.Array, jax.Array] | None,
+    *,
+    inv_freq: tuple[float, ...],
+    eps: float,
+) -> tuple[jax.Array, LayerKV]:
+    """On a graphics card, of what the maps give: norms of single heads, `rope`, `append` and `attend_cached`."""
     from mbjax.kernels.gpu.attention import attend
+    from mbjax.kernels.gpu.place import place
 
-    seats = jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
-    mixed = attend(q, positions[:, 0], seats, kv.k, kv.v, kv.k_scales, kv.v_scales)
-    return mixed.reshape(*q.shape[:2], -1)
+    starts, seats = positions[:, 0], jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
+    caches = tuple(part for part in (kv.k, kv.v, kv.k_scales, kv.v_scales) if part is not None)
+    queries, caches = place(q, k, v, starts, seats, jnp.asarray(inv_freq, jnp.float32), caches, norms, eps=eps)
+    return attend(queries, starts, seats, *caches).reshape(*q.shape[:2], -1), LayerKV(*caches)
 
 
 def _attend_kernel(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Array | None) -> jax.Array:

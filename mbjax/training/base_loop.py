@@ -203,6 +203,7 @@ def step_form(config: BaseConfig, mesh: jax.sharding.Mesh) -> StepForm:
         rows=rows_sharding(mesh) if mesh.size > 1 else None,
         whole=gathered(config.model, mesh) if mesh.size > 1 else None,
         logit_bytes=LOGIT_BYTES.get(platform, ACCELERATOR_LOGIT_BYTES),
+        unroll=1 if on_cpu or mesh.size > 1 else config.model.n_layers,
     )
 
 
