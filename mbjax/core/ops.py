@@ -106,11 +106,16 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None 
     if segments is not None:
         same = segments[:, :, None] == segments[:, None, :]
         visible = same | (segments == 0)[:, None, :]
-    if gpu.available() and q.dtype == jnp.bfloat16:  # cuDNN's never holds the T*T weights
-        mask = None if visible is None else visible[:, None]
-        mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
-        return mixed.reshape(*q.shape[:2], -1)
+    if gpu.available() and q.dtype == jnp.bfloat16:
+        return jax.lax.platform_dependent(q, k, v, visible, cuda=_attend_cudnn, default=_attend_whole)
     return _attend_whole(q, k, v, visible)
+
+
+def _attend_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, visible: jax.Array | None) -> jax.Array:
+    """As `_attend_whole`, by cuDNN's flash attention, which never holds the T*T weights."""
+    mask = None if visible is None else visible[:, None]
+    mixed = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation="cudnn")
+    return mixed.reshape(*q.shape[:2], -1)
 
 
 @jax.checkpoint  # training keeps q, k and v; the T*T weights are cheaper to make again than to hold

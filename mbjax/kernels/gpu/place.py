@@ -51,7 +51,7 @@ def _place(
     out, caches = refs[n_caches], refs[n_caches + 1 :]
     row, token, head = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     n_heads, n_kv = q_ref.shape[2], k_ref.shape[2]
-    at = starts[row] + token
+    at = jnp.minimum(starts[row] + token, caches[0].shape[2] - 1)  # never behind a lane's end
     angle = at.astype(jnp.float32) * freq_ref[:]
     turn = jnp.cos(angle), jnp.sin(angle)
 
