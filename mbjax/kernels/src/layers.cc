@@ -52,10 +52,7 @@ struct Group {
     for (int m = 0; m < count; ++m) if (weight(m).bits == 32) return true;
     return adapted();
   }
-  bool gated(int64_t first_row, int64_t last_row, int64_t p) const {
-    for (int64_t row = first_row; row < last_row; ++row) if (rows.gates[row * rows.packs + p] > 0) return true;
-    return false;
-  }
+  bool gated(int64_t row, int64_t p) const { return rows.gates[row * rows.packs + p] > 0; }
 };
 
 // One row for the group's maps, normed if `norm` is given: rounded to int8 where they are quantised, and as it is
@@ -72,7 +69,7 @@ void take_row(const Kernels& k, const Group& g, const float* x, const float* nor
 
 constexpr int64_t kRanks = 8, kLowRows = 8;  // of a chunk
 
-// The products of the rows with the deltas' a. Nothing is done for packs that no row of a chunk has switched on.
+// The products of the rows with the deltas' a. Nothing is done for rows that have a pack switched off.
 template <class Taken>
 void low_stage(const Kernels& k, Team& team, int64_t at, const Group& g, Taken& taken) {
   if (!g.adapted()) return;
@@ -83,10 +80,14 @@ void low_stage(const Kernels& k, Team& team, int64_t at, const Group& g, Taken& 
     const int64_t p = chunk / parts / blocks % P, last = std::min(R, row + kLowRows);
     const int m = static_cast<int>(chunk / parts / blocks / P);
     const LowRank& d = g.low_rank(m, p);
-    if (rank >= d.rank || !g.gated(row, last, p)) return;
-    const Activations& act = taken();
-    k.dot_rows(act.wide + row * act.width, act.width, last - row, d.a + rank * g.in, g.in,
-               std::min(d.rank - rank, kRanks), g.low(row, m, p) + rank, 3 * P * g.s.rank);
+    for (int64_t from = row, to; rank < d.rank && from < last; from = to) {
+      const bool on = g.gated(from, p);
+      for (to = from + 1; to < last && g.gated(to, p) == on; ++to) {}
+      if (!on) continue;
+      const Activations& act = taken();
+      k.dot_rows(act.wide + from * act.width, act.width, to - from, d.a + rank * g.in, g.in,
+                 std::min(d.rank - rank, kRanks), g.low(from, m, p) + rank, 3 * P * g.s.rank);
+    }
   });
 }
 
