@@ -5,9 +5,10 @@ residual stream, and an expert whose output map is zero adds zero to h.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -50,19 +51,20 @@ class SlotLayout:
 
     def delta_places(self, layer: int) -> tuple[DeltaPlace, ...]:
         """Where the deltas of a layer lie, in the order of `bundle.MAPS`."""
-        starts = self._starts()
+        leaves = _leaves(self)
 
         def place(target: str) -> DeltaPlace:
             if target not in self.maps[layer]:
                 return DeltaPlace(0, 0, 0, 0)
             path = f".lora.layers[{layer}].{target}"
-            return DeltaPlace(starts[f"{path}.a"], starts[f"{path}.b"], starts[f"{path}.scale"], self.rank)
+            a, b, scale = (leaves[f"{path}.{part}"].start for part in ("a", "b", "scale"))
+            return DeltaPlace(a, b, scale, self.rank)
 
         return tuple(place(target) for target in MAPS)
 
     def expert_places(self) -> tuple[LayerPlace, ...]:
         """Where the layers of the expert lie, in bytes."""
-        expert, starts = self.expert, self._starts()
+        expert, starts = self.expert, {path: leaf.start for path, leaf in _leaves(self).items()}
         if expert is None:
             return ()
         n_in = [n for _, n in map_shapes(expert).values()]
@@ -81,26 +83,32 @@ class SlotLayout:
         """The expert's two ends as views of a slot's buffer; None without an expert."""
         if self.expert is None:
             return None
-        starts, expert = self._starts(), self.pack_shapes().expert
-
-        def view(name: str, shape: tuple[int, ...]) -> np.ndarray:
-            at = starts[f".expert.{name}"]
-            return buffer[at : at + math.prod(shape)].reshape(shape)
-
-        assert expert is not None
-        return view("into", expert.into.shape), view("out", expert.out.shape)
-
-    def _starts(self) -> dict[str, int]:
-        """Where each leaf lies in the slot's buffer, by key path."""
-        starts, at = {}, 0
-        for path, leaf in jax.tree.leaves_with_path(self.pack_shapes()):
-            starts[jax.tree_util.keystr(path)] = at
-            at += _aligned(math.prod(leaf.shape))
-        return starts
+        into, out = (_leaves(self)[f".expert.{name}"].of(buffer) for name in ("into", "out"))
+        return into, out
 
     def n_values(self) -> int:
         """float32 values of one slot's buffer."""
-        return sum(_aligned(math.prod(leaf.shape)) for leaf in jax.tree.leaves(self.pack_shapes()))
+        return sum(_aligned(math.prod(leaf.shape)) for leaf in _leaves(self).values())
+
+
+class _Leaf(NamedTuple):
+    """Where a leaf lies in a slot's buffer, in float32 values, and its shape."""
+
+    start: int
+    shape: tuple[int, ...]
+
+    def of(self, buffer: np.ndarray) -> np.ndarray:
+        return buffer[self.start : self.start + math.prod(self.shape)].reshape(self.shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _leaves(layout: SlotLayout) -> dict[str, _Leaf]:
+    """The leaves of a slot by key path, in their order. Kept: every swap asks for it, and it takes milliseconds."""
+    found, at = {}, 0
+    for path, leaf in jax.tree.leaves_with_path(layout.pack_shapes()):
+        found[jax.tree_util.keystr(path)] = _Leaf(at, leaf.shape)
+        at += _aligned(math.prod(leaf.shape))
+    return found
 
 
 @flax.struct.dataclass
@@ -154,18 +162,14 @@ def to_slot(pack: Pack, layout: SlotLayout) -> np.ndarray:
 
     Raises ValueError where it does not fit (another target, more rank, more or wider expert layers).
     """
-    shapes, start = layout.pack_shapes(), 0
     buffer = in_huge_pages(4 * layout.n_values()).view(np.float32)
-    buffer[:] = 0
     have = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(pack)}
-    for path, want in jax.tree.leaves_with_path(shapes):
-        leaf = have.pop(jax.tree_util.keystr(path), None)
+    for path, want in _leaves(layout).items():
+        leaf = have.pop(path, None)
         if leaf is not None:
             if len(leaf.shape) != len(want.shape) or any(n > m for n, m in zip(leaf.shape, want.shape, strict=True)):
-                raise ValueError(f"{jax.tree_util.keystr(path)}: {leaf.shape} does not fit the slot's {want.shape}")
-            place = buffer[start : start + math.prod(want.shape)].reshape(want.shape)
-            place[tuple(slice(n) for n in leaf.shape)] = np.asarray(leaf, np.float32)
-        start += _aligned(math.prod(want.shape))
+                raise ValueError(f"{path}: {leaf.shape} does not fit the slot's {want.shape}")
+            want.of(buffer)[tuple(slice(n) for n in leaf.shape)] = np.asarray(leaf)
     if have:
         raise ValueError(f"the slot has no place for {min(have)}")
     return buffer
@@ -181,8 +185,8 @@ def from_slot(buffer: jax.Array, layout: SlotLayout) -> Pack:
     def part(place: tuple[int, Any]) -> Any:
         return Part(buffer, jnp.int32(place[0]), place[1].shape)
 
-    shapes, starts = layout.pack_shapes(), layout._starts()
-    placed = jax.tree.map_with_path(lambda path, want: (starts[jax.tree_util.keystr(path)], want), shapes)
+    shapes, leaves = layout.pack_shapes(), _leaves(layout)
+    placed = jax.tree.map_with_path(lambda path, want: (leaves[jax.tree_util.keystr(path)].start, want), shapes)
     made = [jax.tree.map(make, tree, is_leaf=_is_place) for make, tree in ((one, placed.expert), (part, placed.lora))]
     return Pack(*made)
 

@@ -18,7 +18,7 @@ from mbjax.engine.pack_form import PackForm, find_packs, stamp_of
 from mbjax.engine.residency import Residency
 from mbjax.errors import InputError, MbjaxError
 from mbjax.io.load import LoadedBase
-from mbjax.io.pack_load import load_pack
+from mbjax.io.pack_load import read_fitting_pack
 
 MOST_SLOTS = 64  # packs that the store keeps in memory where no budget says otherwise
 
@@ -239,9 +239,9 @@ class PackStore:
         self.on_change()
 
     def _read(self, path: Path) -> np.ndarray | jax.Array:
-        loaded = load_pack(path, self._base, force_base=self._force_base)
+        stored = read_fitting_pack(path, self._base, force_base=self._force_base)
         try:
-            return self.form.kept(to_slot(loaded.params, self.layout))
+            return self.form.kept(to_slot(stored.params, self.layout))
         except ValueError as error:
             raise InputError(f"{path} does not fit the engine's slots ({error}); start again with it there") from None
 

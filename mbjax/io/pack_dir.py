@@ -103,7 +103,7 @@ def write_pack(
     """
     manifest = _unfilled(pack, about, dtype, route)
     tensors = _tensors(pack, manifest, path) | _route_tensors(route)
-    if problems := tensor_problems(_specs(manifest), tensors):
+    if problems := tensor_problems(_specs(manifest, _announced(manifest)), tensors):
         raise FailureError(f"{path}: not written: {'; '.join(problems)}")
     return _write(path, manifest, tensors, scores, card, more_files or {})
 
@@ -116,9 +116,11 @@ def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) ->
     """
 
     def read(folder: PackFolder) -> StoredPack:
+        folder.announce(TENSORS)
         manifest = folder.manifest()
         check(manifest)
-        shape, wanted = _announced(manifest), _specs(manifest)
+        shape = _announced(manifest)
+        wanted = _specs(manifest, shape)
         _check_size(wanted, manifest.files[TENSORS].bytes, folder.path / MANIFEST)
         data = {name: folder.listed(name, entry) for name, entry in manifest.files.items()}
         where = folder.path / TENSORS
@@ -128,9 +130,9 @@ def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) ->
             tensors=tensors,
             manifest=manifest,
             route=_route_key(manifest, tensors),
-            scores=read_scores(data[SCORES], str(folder.path / SCORES)),
+            scores=read_scores(bytes(data[SCORES]), str(folder.path / SCORES)),
             card=_text(data[CARD], str(folder.path / CARD)),
-            more_files={name: data[name] for name in data if name not in (TENSORS, SCORES, CARD)},
+            more_files={name: bytes(data[name]) for name in data if name not in (TENSORS, SCORES, CARD)},
         )
 
     return with_folder(Path(path), read)
@@ -169,7 +171,7 @@ def _write(
 ) -> Manifest:
     """The directory from a manifest whose `files` are still to be filled in."""
     buffer = io.BytesIO()
-    write_safetensors(buffer, _specs(manifest), tensors.items())
+    write_safetensors(buffer, _specs(manifest, _announced(manifest)), tensors.items())
     content = {TENSORS: buffer.getvalue(), SCORES: scores_bytes(scores), CARD: card.encode(), **more_files}
     files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in content.items()}
     content[MANIFEST] = manifest_bytes(manifest := dataclasses.replace(manifest, files=files))
@@ -211,9 +213,9 @@ def _announced(manifest: Manifest) -> Pack:
     return announced(manifest.expert, manifest.lora, manifest.base.config, manifest.dtype)
 
 
-def _specs(manifest: Manifest) -> Specs:
+def _specs(manifest: Manifest, announced_pack: Pack) -> Specs:
     """dtype and shape of every tensor that a manifest announces."""
-    specs = stored_specs(named(_announced(manifest)), manifest.quantisation)
+    specs = stored_specs(named(announced_pack), manifest.quantisation)
     shapes = manifest.route.tensors if manifest.route is not None else {}
     return specs | {name: (np.dtype(np.float32), shape) for name, shape in shapes.items()}
 
@@ -242,7 +244,7 @@ def _longest_header(wanted: Specs) -> int:
     return _HEADER_OF_FILE + _HEADER_PER_TENSOR * len(wanted)
 
 
-def _checked_tensors(wanted: Specs, data: bytes, where: Path) -> dict[str, np.ndarray]:
+def _checked_tensors(wanted: Specs, data: bytes | bytearray, where: Path) -> dict[str, np.ndarray]:
     length = struct.unpack("<Q", data[:8])[0]  # there are eight bytes: `_check_size`
     if length > _longest_header(wanted):
         refuse(str(where), f"its header of {length} bytes is too long for {len(wanted)} tensors")
@@ -260,7 +262,7 @@ def _route_key(manifest: Manifest, tensors: dict[str, np.ndarray]) -> RouteKey |
     return RouteKey(keys, route.threshold, route.background_digest)
 
 
-def _text(data: bytes, where: str) -> str:
+def _text(data: bytes | bytearray, where: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

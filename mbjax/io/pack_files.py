@@ -12,8 +12,9 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from mbjax.errors import FailureError, InputError
 from mbjax.io.files import replace_dir, sync_directory, write_errors
@@ -22,6 +23,7 @@ from mbjax.io.pack_manifest_reader import read_manifest
 from mbjax.io.strict_json import refuse, shown
 
 T = TypeVar("T")
+_PIECE = 1 << 20  # bytes that are read, then hashed while the next are read
 _TRIES = 5  # readings of a directory that another process keeps replacing
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2, RENAME_SWAP of macOS's renamex_np
 _AT_FDCWD = -100
@@ -65,40 +67,70 @@ class PackFolder:
         data = self.read(MANIFEST, lambda size: size <= MAX_MANIFEST or f"has {size} bytes, at most {MAX_MANIFEST}")
         return read_manifest(data, str(self.path / MANIFEST))
 
-    def listed(self, name: str, entry: FileEntry) -> bytes:
+    def announce(self, name: str) -> None:
+        """Tells the system that a file is about to be read, so that the disk works while other things are looked at."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # reading says what is wrong with it
+                handle = self._open(name)
+                try:
+                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(handle)
+
+    def listed(self, name: str, entry: FileEntry) -> bytes | bytearray:
         """A file that the manifest lists; its size is checked before it is read, its sha256 before it is used."""
 
         def right_size(size: int) -> bool | str:
             return size == entry.bytes or f"has {size} bytes, the manifest says {entry.bytes}: incomplete or changed"
 
-        data = self.read(name, right_size)
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
+        data, sha256 = self._read(name, right_size)
+        if sha256 != entry.sha256:
             refuse(str(self.path / name), "its sha256 is not the manifest's: the file was damaged or changed")
         return data
 
     def read(self, name: str, right_size: Callable[[int], bool | str]) -> bytes:
         """All of a plain file, read once into private memory, if `right_size` does not object to its bytes."""
+        return bytes(self._read(name, right_size)[0])
+
+    def _open(self, name: str) -> int:
+        # without O_NONBLOCK the opening of a pipe in a file's place would wait for ever
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        return os.open(self.path / name if self._handle is None else name, flags, dir_fd=self._handle)
+
+    def _read(self, name: str, right_size: Callable[[int], bool | str]) -> tuple[bytes | bytearray, str]:
+        """The same with its sha256."""
         where = str(self.path / name)
         try:
-            # without O_NONBLOCK the opening of a pipe in a file's place would wait for ever
-            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-            handle = os.open(self.path / name if self._handle is None else name, flags, dir_fd=self._handle)
+            handle = self._open(name)
             with os.fdopen(handle, "rb") as file:
                 status = os.fstat(handle)
                 if not stat.S_ISREG(status.st_mode):
                     refuse(where, "is not a plain file")
                 if (objection := right_size(status.st_size)) is not True:
                     refuse(where, str(objection))
-                data = file.read(status.st_size + 1)  # one more, to see whether it has grown
-                if len(data) != status.st_size:
+                data, sha256 = _hashed(file, status.st_size)
+                if len(data) != status.st_size or file.read(1):
                     refuse(where, "changed while it was read; try again")
-                return data
+                return data, sha256
         except FileNotFoundError:
             refuse(where, "is missing")
         except OSError as error:
             refuse(where, f"cannot be read: {error.strerror}")
         except MemoryError:
             raise FailureError(f"{where}: does not fit into memory") from None
+
+
+def _hashed(file: BinaryIO, size: int) -> tuple[bytes | bytearray, str]:
+    """At most `size` bytes of a file, and their sha256; a second thread hashes what has come while more is read."""
+    if size <= _PIECE:
+        data = file.read(size)
+        return data, hashlib.sha256(data).hexdigest()
+    data, at, digest = bytearray(size), 0, hashlib.sha256()
+    with memoryview(data) as whole, ThreadPoolExecutor(1, "mbjax-sha256") as hasher:
+        while n := file.readinto(whole[at : at + _PIECE]):  # pyright: ignore[reportAttributeAccessIssue]
+            hasher.submit(digest.update, whole[at : at + n])
+            at += n
+    return data if at == size else data[:at], digest.hexdigest()
 
 
 def with_folder(path: Path, read: Callable[[PackFolder], T]) -> T:

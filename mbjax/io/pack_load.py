@@ -54,6 +54,13 @@ def load_pack(path: str | Path, base: "LoadedBase", *, dtype: str = "auto", forc
     """
     path = Path(path)
     check_dtype(dtype)
+    stored = read_fitting_pack(path, base, force_base=force_base)
+    notes = _notes(stored.manifest, binding(base))
+    return LoadedPack(_in_dtype(stored, dtype, path), stored.manifest, path, stored.route, notes)
+
+
+def read_fitting_pack(path: Path, base: "LoadedBase", *, force_base: bool = False) -> StoredPack:
+    """`read_pack` of one that fits `base`, as `load_pack` says; in host memory."""
 
     def check(manifest: Manifest) -> None:
         if not force_base:
@@ -62,14 +69,17 @@ def load_pack(path: str | Path, base: "LoadedBase", *, dtype: str = "auto", forc
             refuse(str(path), f"does not fit the base {base.name}: {'; '.join(lines)}")
 
     stored = read_pack(path, check)
-    params = _in_dtype(stored, dtype, path)
-    if params.expert is not None:
-        # as this base states it: the same frequencies have several forms, and programs are compiled per form
-        old = params.expert.config
-        shape = expert_config(base.config, old.n_layers, old.d_model, old.d_ff)
-        params = dataclasses.replace(params, expert=dataclasses.replace(params.expert, config=shape))
-    notes = _notes(stored.manifest, binding(base))
-    return LoadedPack(params, stored.manifest, path, stored.route, notes)
+    return dataclasses.replace(stored, params=_for_base(stored.params, base))
+
+
+def _for_base(params: Pack, base: "LoadedBase") -> Pack:
+    """With the expert's shape as this base states it: the same frequencies have several forms, and programs are
+    compiled per form."""
+    if params.expert is None:
+        return params
+    old = params.expert.config
+    shape = expert_config(base.config, old.n_layers, old.d_model, old.d_ff)
+    return dataclasses.replace(params, expert=dataclasses.replace(params.expert, config=shape))
 
 
 def _in_dtype(stored: StoredPack, dtype: str, path: Path) -> Pack:

@@ -117,11 +117,11 @@ def map_file(path: Path) -> mmap.mmap:
         raise InputError(f"{path}: the file is empty; fetch it again") from None
 
 
-def parse_tensors(data: bytes, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def parse_tensors(data: bytes | bytearray, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a whole file already read into memory; `path` is only named in errors (InputError)."""
-    start = data[:8]
+    start = bytes(data[:8])
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    header = _checked_header(start, data[8 : 8 + min(length, MAX_HEADER)], len(data), path)
+    header = _checked_header(start, bytes(data[8 : 8 + min(length, MAX_HEADER)]), len(data), path)
     return {name: _view(data, info) for name, info in header.tensors.items()}, header.metadata
 
 

@@ -138,7 +138,7 @@ def _as(dtype: type, raw: jax.Array) -> jax.Array:
 
 
 def in_huge_pages(n_bytes: int) -> np.ndarray:
-    """uint8 [n_bytes], not filled, on a cache line, so that JAX on the CPU takes it over without a copy. numpy asks
+    """Zeros uint8 [n_bytes] on a cache line, so that JAX on the CPU takes it over without a copy. numpy asks
     for huge pages where an array is large: with small ones a step spends a third of its time on page tables."""
-    whole = np.empty(n_bytes + ALIGN, np.uint8)
+    whole = np.zeros(n_bytes + ALIGN, np.uint8)  # fresh pages, which are zero already
     return whole[-whole.ctypes.data % ALIGN :][:n_bytes]
