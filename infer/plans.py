@@ -2,8 +2,9 @@
 
     python infer/plans.py [--context 8192] [--dtypes bfloat16,int8] [--bases NAME,...] [--json] [--write]
 
-Packs are low-rank 16 on all maps of the fusion layers. Temporaries are those of the programs compiled for this
-machine, as are programs and modules, which only count on a CPU. resident: base, router and one pack; in use: all of it.
+Packs are low-rank 16 on all maps of the fusion layers. resident: base, router and one pack. arrays: what any device
+holds between two steps. in use: all that this machine's process holds, with its programs' temporaries, which for
+bfloat16 on a CPU are mostly XLA's float32 copies of the weights; docs/card.md has an accelerator's.
 """
 
 import dataclasses
@@ -25,6 +26,13 @@ from mbjax.engine.programs import kv_dtype_of
 from mbjax.io.base_forms import abstract_base, base_forms
 
 SLOTS, RANK, ROUTER = 2, 16, 6_000_000
+ARRAYS = ("base", "router", "packs", "kv", "experts", "tap states", "sampling")
+NOTE = """resident: base, router and one pack. arrays: what any device
+holds between two steps. in use: all that a process on this CPU holds, with its programs' temporaries, which for
+bfloat16 are mostly XLA's float32 copies of the weights. [A 4 GB card](card.md) has what an accelerator holds,
+[memory in use](in_use.md) what a process with SmolLM2-135M really held.
+
+"""
 QWEN = ModelConfig(
     n_layers=24, d_model=896, n_heads=14, n_kv_heads=2, head_dim=64, d_ff=4864, vocab_size=151_936,
     max_context=32_768, rope_theta=1e6, qkv_bias=True,
@@ -60,7 +68,7 @@ def row(name: str, dtype: str, kv_dtype: str, context: int) -> dict[str, Any]:
     parts = account.components
     resident = parts["base"] + parts["router"] + parts["packs"] // SLOTS
     return {"base": name, "dtype": dtype, "kv_dtype": kv_dtype, "context": context, "resident": resident,
-            "total": account.total, "components": parts}  # fmt: skip
+            "arrays": sum(parts[name] for name in ARRAYS), "total": account.total, "components": parts}  # fmt: skip
 
 
 def main() -> None:
@@ -78,11 +86,11 @@ def main() -> None:
     keys = ("base", "packs", "kv", "tap states", "temporaries", "programs", "tokenizer and modules")
     lines = [
         (found["base"], found["dtype"], found["kv_dtype"], *(f"{found['components'][key] / 1e6:.0f}" for key in keys),
-         f"{found['resident'] / 1e6:.0f}", f"{found['total'] / 1e6:.0f}")
+         *(f"{found[key] / 1e6:.0f}" for key in ("resident", "arrays", "total")))
         for found in rows
     ]  # fmt: skip
-    head = ("base", "weights", "KV", "base MB", *keys[1:], "resident", "in use")
-    text = f"Context {options.context}, {SLOTS} packs, one lane; MB of 10^6 bytes.\n\n" + table(head, lines)
+    head = ("base", "weights", "KV", "base MB", *keys[1:], "resident", "arrays", "in use")
+    text = f"Context {options.context}, {SLOTS} packs, one lane; MB of 10^6 bytes. " + NOTE + table(head, lines)
     publish(options, {"rows": rows}, "What bases of known shapes need", text, "plans.md")
 
 

@@ -64,11 +64,12 @@ def kv_dtype_of(params: Base, asked: str = "auto") -> str:
 
 
 def prefill_sizes(lanes: int) -> tuple[int, ...]:
-    """The chunks that prompts are taken in by: short ones where other lanes wait for their next token meanwhile, and
-    a long one on accelerators, which take in 512 tokens sooner than a program is called."""
-    if lanes > 1:
+    """The chunks that prompts are taken in by: short ones where other lanes wait for their next token meanwhile, and on
+    CPUs, which take in long ones no faster and would hold more for them; long ones on accelerators, which take in 512
+    tokens sooner than a program is called."""
+    if lanes > 1 or jax.default_backend() == "cpu":
         return BUCKETS[:-1]
-    return BUCKETS if jax.default_backend() == "cpu" else (*BUCKETS, LONG_CHUNK)
+    return (*BUCKETS, LONG_CHUNK)
 
 
 class Programs:

@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def write_pack(
     """
     manifest = _unfilled(pack, about, dtype, route)
     tensors = _tensors(pack, manifest, path) | _route_tensors(route)
-    if problems := tensor_problems(_specs(manifest, _announced(manifest)), tensors):
+    if problems := tensor_problems(_specs(manifest, named(_announced(manifest))), tensors):
         raise FailureError(f"{path}: not written: {'; '.join(problems)}")
     return _write(path, manifest, tensors, scores, card, more_files or {})
 
@@ -120,13 +121,14 @@ def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) ->
         manifest = folder.manifest()
         check(manifest)
         shape = _announced(manifest)
-        wanted = _specs(manifest, shape)
+        leaves = named(shape)
+        wanted = _specs(manifest, leaves)
         _check_size(wanted, manifest.files[TENSORS].bytes, folder.path / MANIFEST)
         data = {name: folder.listed(name, entry) for name, entry in manifest.files.items()}
         where = folder.path / TENSORS
         tensors = _checked_tensors(wanted, data[TENSORS], where)
         return StoredPack(
-            params=from_named(shape, restored(named(shape), tensors, manifest.quantisation)),
+            params=from_named(shape, restored(leaves, tensors, manifest.quantisation)),
             tensors=tensors,
             manifest=manifest,
             route=_route_key(manifest, tensors),
@@ -171,7 +173,7 @@ def _write(
 ) -> Manifest:
     """The directory from a manifest whose `files` are still to be filled in."""
     buffer = io.BytesIO()
-    write_safetensors(buffer, _specs(manifest, _announced(manifest)), tensors.items())
+    write_safetensors(buffer, _specs(manifest, named(_announced(manifest))), tensors.items())
     content = {TENSORS: buffer.getvalue(), SCORES: scores_bytes(scores), CARD: card.encode(), **more_files}
     files = {name: FileEntry(hashlib.sha256(data).hexdigest(), len(data)) for name, data in content.items()}
     content[MANIFEST] = manifest_bytes(manifest := dataclasses.replace(manifest, files=files))
@@ -213,9 +215,9 @@ def _announced(manifest: Manifest) -> Pack:
     return announced(manifest.expert, manifest.lora, manifest.base.config, manifest.dtype)
 
 
-def _specs(manifest: Manifest, announced_pack: Pack) -> Specs:
-    """dtype and shape of every tensor that a manifest announces."""
-    specs = stored_specs(named(announced_pack), manifest.quantisation)
+def _specs(manifest: Manifest, leaves: Mapping[str, Any]) -> Specs:
+    """dtype and shape of every tensor that a manifest announces, whose pack has these leaves by name."""
+    specs = stored_specs(leaves, manifest.quantisation)
     shapes = manifest.route.tensors if manifest.route is not None else {}
     return specs | {name: (np.dtype(np.float32), shape) for name, shape in shapes.items()}
 

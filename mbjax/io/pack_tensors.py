@@ -50,7 +50,7 @@ def named(pack: Pack) -> dict[str, Any]:
 
 def from_named(shape: Pack, tensors: dict[str, Any]) -> Pack:
     """The pack of the form of `shape` whose leaves are `tensors`, by name."""
-    return jax.tree.map_with_path(lambda path, _: tensors[_name(path)], shape)
+    return jax.tree.unflatten(jax.tree.structure(shape), [tensors[name] for name in named(shape)])
 
 
 def tensor_problems(
@@ -66,9 +66,17 @@ def tensor_problems(
         if array.shape != shape or array.dtype != dtype:
             have, want = f"{array.dtype}{list(array.shape)}", f"{dtype}{list(shape)}"
             lines.append(f"tensor {name} is {have}, the manifest announces {want}")
-        elif not np.isfinite(array).all():
+        elif not _finite(array):
             lines.append(f"tensor {name} holds NaN or infinite values")
     return lines[:most] + ([f"and {len(lines) - most} more"] if len(lines) > most else [])
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Whether it holds neither NaN nor infinities; a sum tells at once, unless it overflows itself."""
+    if array.dtype.kind in "iu":
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 
 
 def config_differences(trained: ModelConfig, other: ModelConfig, *, expert: bool) -> list[str]:
