@@ -1,5 +1,6 @@
 """Pack directories, format version 1: written all at once, read without trust."""
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -13,7 +14,7 @@ import numpy as np
 
 from mbjax.core.pack import Pack
 from mbjax.core.param import mismatches
-from mbjax.errors import FailureError
+from mbjax.errors import FailureError, InputError
 from mbjax.io.base_forms import Specs
 from mbjax.io.pack_files import PackFolder, replaced_pack, with_folder, write_file
 from mbjax.io.pack_manifest import (
@@ -117,16 +118,25 @@ def read_pack(path: Path, check: Callable[[Manifest], None] = lambda _: None) ->
     """
 
     def read(folder: PackFolder) -> StoredPack:
-        folder.announce(TENSORS)
         manifest = folder.manifest()
+        for name in sorted(manifest.files, key=lambda name: name == TENSORS):  # the small ones first: they would wait
+            folder.announce(name)
         check(manifest)
         shape = _announced(manifest)
         leaves = named(shape)
         wanted = _specs(manifest, leaves)
         _check_size(wanted, manifest.files[TENSORS].bytes, folder.path / MANIFEST)
-        data = {name: folder.listed(name, entry) for name, entry in manifest.files.items()}
-        where = folder.path / TENSORS
-        tensors = _checked_tensors(wanted, data[TENSORS], where)
+        where, early = folder.path / TENSORS, []
+
+        def begun(data: memoryview) -> None:
+            with contextlib.suppress(InputError):  # it is said below, once the file is known to be the manifest's
+                early.append(_parsed(wanted, data, where))
+
+        data = {name: folder.listed(name, entry, begun if name == TENSORS else None)
+                for name, entry in manifest.files.items()}  # fmt: skip
+        tensors = early[0] if early else _parsed(wanted, data[TENSORS], where)
+        if problems := tensor_problems(wanted, tensors):
+            refuse(str(where), "; ".join(problems))
         return StoredPack(
             params=from_named(shape, restored(leaves, tensors, manifest.quantisation)),
             tensors=tensors,
@@ -246,14 +256,11 @@ def _longest_header(wanted: Specs) -> int:
     return _HEADER_OF_FILE + _HEADER_PER_TENSOR * len(wanted)
 
 
-def _checked_tensors(wanted: Specs, data: bytes | bytearray, where: Path) -> dict[str, np.ndarray]:
+def _parsed(wanted: Specs, data: bytes | memoryview, where: Path) -> dict[str, np.ndarray]:
     length = struct.unpack("<Q", data[:8])[0]  # there are eight bytes: `_check_size`
     if length > _longest_header(wanted):
         refuse(str(where), f"its header of {length} bytes is too long for {len(wanted)} tensors")
-    tensors, _ = parse_tensors(data, where)
-    if problems := tensor_problems(wanted, tensors):
-        refuse(str(where), "; ".join(problems))
-    return tensors
+    return parse_tensors(data, where)[0]
 
 
 def _route_key(manifest: Manifest, tensors: dict[str, np.ndarray]) -> RouteKey | None:
@@ -264,8 +271,8 @@ def _route_key(manifest: Manifest, tensors: dict[str, np.ndarray]) -> RouteKey |
     return RouteKey(keys, route.threshold, route.background_digest)
 
 
-def _text(data: bytes | bytearray, where: str) -> str:
+def _text(data: bytes | memoryview, where: str) -> str:
     try:
-        return data.decode("utf-8")
+        return str(data, "utf-8")
     except UnicodeDecodeError:
         refuse(where, "is not UTF-8 text")

@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+import numpy as np
+
 from mbjax.errors import FailureError, InputError
 from mbjax.io.files import replace_dir, sync_directory, write_errors
 from mbjax.io.pack_manifest import CARD, MANIFEST, MAX_MANIFEST, SCORES, SIGNATURE, TENSORS, FileEntry, Manifest
@@ -24,6 +26,7 @@ from mbjax.io.strict_json import refuse, shown
 
 T = TypeVar("T")
 _PIECE = 1 << 20  # bytes that are read, then hashed while the next are read
+_MOST_AHEAD = 64 << 20  # bytes that are asked for before it is known that the file is as long as it should be
 _TRIES = 5  # readings of a directory that another process keeps replacing
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux's renameat2, RENAME_SWAP of macOS's renamex_np
 _AT_FDCWD = -100
@@ -68,22 +71,30 @@ class PackFolder:
         return read_manifest(data, str(self.path / MANIFEST))
 
     def announce(self, name: str) -> None:
-        """Tells the system that a file is about to be read, so that the disk works while other things are looked at."""
+        """Tells the system that a file is about to be read, so that the disk works while other things are looked at. In
+        pieces: Linux takes no more than about a megabyte from one call."""
         if hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # reading says what is wrong with it
                 handle = self._open(name)
                 try:
-                    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)
+                    for at in range(0, min(os.fstat(handle).st_size, _MOST_AHEAD), _PIECE):
+                        os.posix_fadvise(handle, at, _PIECE, os.POSIX_FADV_WILLNEED)
                 finally:
                     os.close(handle)
 
-    def listed(self, name: str, entry: FileEntry) -> bytes | bytearray:
-        """A file that the manifest lists; its size is checked before it is read, its sha256 before it is used."""
+    def listed(
+        self, name: str, entry: FileEntry, begun: Callable[[memoryview], None] | None = None
+    ) -> bytes | memoryview:
+        """A file that the manifest lists; its size is checked before it is read, its sha256 before it is used.
+
+        `begun` may look at the memory of a large one when its first piece has come, while the disk works on; nothing of
+        that may be used until this returns.
+        """
 
         def right_size(size: int) -> bool | str:
             return size == entry.bytes or f"has {size} bytes, the manifest says {entry.bytes}: incomplete or changed"
 
-        data, sha256 = self._read(name, right_size)
+        data, sha256 = self._read(name, right_size, begun)
         if sha256 != entry.sha256:
             refuse(str(self.path / name), "its sha256 is not the manifest's: the file was damaged or changed")
         return data
@@ -97,7 +108,9 @@ class PackFolder:
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         return os.open(self.path / name if self._handle is None else name, flags, dir_fd=self._handle)
 
-    def _read(self, name: str, right_size: Callable[[int], bool | str]) -> tuple[bytes | bytearray, str]:
+    def _read(
+        self, name: str, right_size: Callable[[int], bool | str], begun: Callable[[memoryview], None] | None = None
+    ) -> tuple[bytes | memoryview, str]:
         """The same with its sha256."""
         where = str(self.path / name)
         try:
@@ -108,7 +121,7 @@ class PackFolder:
                     refuse(where, "is not a plain file")
                 if (objection := right_size(status.st_size)) is not True:
                     refuse(where, str(objection))
-                data, sha256 = _hashed(file, status.st_size)
+                data, sha256 = _hashed(file, status.st_size, begun)
                 if len(data) != status.st_size or file.read(1):
                     refuse(where, "changed while it was read; try again")
                 return data, sha256
@@ -120,16 +133,18 @@ class PackFolder:
             raise FailureError(f"{where}: does not fit into memory") from None
 
 
-def _hashed(file: BinaryIO, size: int) -> tuple[bytes | bytearray, str]:
+def _hashed(file: BinaryIO, size: int, begun: Callable[[memoryview], None] | None) -> tuple[bytes | memoryview, str]:
     """At most `size` bytes of a file, and their sha256; a second thread hashes what has come while more is read."""
     if size <= _PIECE:
         data = file.read(size)
         return data, hashlib.sha256(data).hexdigest()
-    data, at, digest = bytearray(size), 0, hashlib.sha256()
-    with memoryview(data) as whole, ThreadPoolExecutor(1, "mbjax-sha256") as hasher:
-        while n := file.readinto(whole[at : at + _PIECE]):  # pyright: ignore[reportAttributeAccessIssue]
-            hasher.submit(digest.update, whole[at : at + n])
+    data, at, digest = np.zeros(size, np.uint8).data, 0, hashlib.sha256()  # numpy takes huge pages
+    with ThreadPoolExecutor(1, "mbjax-sha256") as hasher:
+        while n := file.readinto(data[at : at + _PIECE]):  # pyright: ignore[reportAttributeAccessIssue]
+            hasher.submit(digest.update, data[at : at + n])
             at += n
+            if begun is not None and at == n:
+                begun(data)
     return data if at == size else data[:at], digest.hexdigest()
 
 

@@ -114,7 +114,7 @@ def read_router(path: Path) -> Router:
         tensors, _ = parse_tensors(data[TENSORS], folder.path / TENSORS)
         if problems := tensor_problems(shapes, tensors):
             refuse(str(folder.path / TENSORS), "; ".join(problems))
-        card = data[CARD].decode("utf-8", "replace")
+        card = str(data[CARD], "utf-8", "replace")
         return Router(base, **tensors, background_digest=about["digest"], created_by=about["created_by"], card=card)
 
     return with_folder(Path(path), read)

@@ -117,7 +117,7 @@ def map_file(path: Path) -> mmap.mmap:
         raise InputError(f"{path}: the file is empty; fetch it again") from None
 
 
-def parse_tensors(data: bytes | bytearray, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def parse_tensors(data: bytes | memoryview, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Tensors and metadata of a whole file already read into memory; `path` is only named in errors (InputError)."""
     start = bytes(data[:8])
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
