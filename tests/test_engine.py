@@ -13,6 +13,7 @@ from tiny_router import BACKGROUND, SHOUTS, SUMS, TINY, tiny_base, write_packs
 
 from mbjax.core.quantize import RULES, quantize
 from mbjax.core.sampling import Sampling
+from mbjax.engine.device import Device
 from mbjax.engine.engine import Engine
 from mbjax.errors import FailureError, InputError
 
@@ -204,3 +205,20 @@ def test_drafts_change_no_greedy_token(packs):
         for use, tokens in expected.items():
             assert drafting.generate(text, pack=use, max_tokens=40, raw=True).tokens == tokens
         assert any(seen)
+
+
+def test_named_packs_take_a_prompt_chunk_by_chunk(packs, monkeypatch):
+    calls = []
+    for phase in ("understand", "fuse"):
+        plain = getattr(Device, phase)
+        monkeypatch.setattr(
+            Device, phase, lambda *args, plain=plain, phase=phase: (calls.append(phase), plain(*args))[1]
+        )
+    with Engine(tiny_base(), packs=packs, context=CONTEXT) as engine:
+        engine.packs.load("sums")
+        for use in ("sums", "auto"):
+            calls.clear()
+            engine.generate("a" * 40, pack=use, max_tokens=2, raw=True)
+            n_chunks = len(calls) // 2
+            assert n_chunks > 1
+            assert calls == (["understand", "fuse"] * n_chunks if use == "sums" else sorted(calls, reverse=True))

@@ -272,3 +272,26 @@ def _rewrite_tensors(path: Path, change) -> None:
     entry = FileEntry(hashlib.sha256(data).hexdigest(), len(data))
     manifest = read_manifest_of(path)
     _sign(path, dataclasses.replace(manifest, files=manifest.files | {"pack.safetensors": entry}))
+
+
+def test_a_large_file_is_looked_at_while_it_comes_and_used_only_if_right(tmp_path):
+    data, seen = np.random.default_rng(0).bytes(3 * 2**20 + 17), []
+    entry = FileEntry(hashlib.sha256(data).hexdigest(), len(data))
+
+    def read() -> bytes:
+        folder = pack_files.PackFolder(tmp_path)
+        folder.announce("large")
+        try:
+            return bytes(folder.listed("large", entry, lambda came: seen.append(bytes(came[: 2**20]))))
+        finally:
+            folder.close()
+
+    file = tmp_path / "large"
+    file.write_bytes(data)
+    assert read() == data and seen == [data[: 2**20]]
+    file.write_bytes(data[:-9] + b"x" + data[-8:])
+    with pytest.raises(InputError, match="sha256"):
+        read()
+    file.write_bytes(data[:-1])
+    with pytest.raises(InputError, match="incomplete"):
+        read()

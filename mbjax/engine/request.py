@@ -41,8 +41,9 @@ class Request:
     seat: int = -1
     seats: jax.Array | None = None  # the same, int32 [1] on the device
     chunks: list[Chunk] = dataclasses.field(default_factory=list)
-    at: int = 0  # chunks done in the current phase
-    states: list[jax.Array] = dataclasses.field(default_factory=list)  # the chunks at the tap
+    read: int = 0  # chunks whose first phase is done
+    at: int = 0  # chunks whose second phase is done
+    states: list[jax.Array] = dataclasses.field(default_factory=list)  # chunks at the tap, between the two
     pooled: Pooled | None = None
     route: list[RouteItem] | None = None
     held: tuple[str, ...] = ()

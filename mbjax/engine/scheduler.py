@@ -157,27 +157,38 @@ class Scheduler:
         return False
 
     def _prefill_chunk(self, request: Request) -> bool:
-        """The next chunk of a prompt, in its first phase or its second; False where its packs are still to come."""
-        if self._reads_first(request) and len(request.states) < len(request.chunks):
-            chunk = request.chunks[len(request.states)]
-            jax.block_until_ready(request.states[-1:])  # a program that waits in the queue holds its temporaries
+        """The next chunk of a prompt, in its first phase or its second; False where its packs are still to come.
+
+        Where the router chooses it must have read all of the prompt. Named packs take each chunk as soon as they are
+        there: nothing of a long prompt is then kept between the phases.
+        """
+        unread = self._reads_first(request) and request.read < len(request.chunks)
+        if unread and (request.packs is None or not request.states or not self._has_packs(request)):
+            if request.ended:
+                return True
+            chunk = request.chunks[request.read]
+            _wait_for(request)
             assert request.pooled is not None and request.seats is not None
             h, request.pooled = self._device.understand(request.seats, chunk, request.pooled)
             request.states.append(h)
+            request.read += 1
             return True
-        if request.group is None and not self._choose_packs(request):
+        if not self._has_packs(request):
             return request.ended
         group, chunk = request.group, request.chunks[request.at]
         assert group is not None
-        jax.block_until_ready(request.last)
+        _wait_for(request)
         if self._device.programs.rereads and group.ids:
             request.last = self._device.whole(group, chunk)
         else:
-            request.last = self._device.fuse(group, chunk, request.states[request.at])
+            request.last = self._device.fuse(group, chunk, request.states.pop(0))
         request.at += 1
         if request.at == len(request.chunks):
             self._first(request, group)
         return True
+
+    def _has_packs(self, request: Request) -> bool:
+        return request.group is not None or self._choose_packs(request)
 
     def _reads_first(self, request: Request) -> bool:
         """Whether the base's own first phase is needed: not for packs that have a part in it and were forced."""
@@ -319,3 +330,8 @@ class Scheduler:
         for request in list(self._seated):
             self._end(request, End("failed", FailureError(f"the engine failed: {type(error).__name__}: {error}")))
         self._device.reset()
+
+
+def _wait_for(request: Request) -> None:
+    """Until a prompt's newest chunk is done: a program that waits in the queue holds its temporaries."""
+    jax.block_until_ready((request.states[-1:], request.last))
