@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from made_packs import make_packs
-from report import parser, publish, table
+from report import load, parser, publish, table
 
 from mbjax.core.sampling import Sampling
 from mbjax.engine.device import Device, chunks_of
@@ -118,6 +118,7 @@ def main() -> None:
     command.add_argument("--dtype", default="int8")
     command.add_argument("--tokens", type=int, default=128)
     options = command.parse_args()
+    begun = load()
     found = measure(options.dtype, options.tokens)
     speed = found["tok_s"]
     rows = [
@@ -131,7 +132,13 @@ def main() -> None:
         ("4 packs against none", f"{ratio(found, 'together', 'no pack'):.0%}"),
         ("engine against bare loop", f"{ratio(found, 'alone', 'bare'):.0%}"),
     ]
-    publish(options, found, "Requests in one batch", table(("what", f"median of {ROUNDS} rounds"), rows), "batching.md")
+    publish(
+        options,
+        found,
+        "Requests in one batch",
+        begun + table(("what", f"median of {ROUNDS} rounds"), rows),
+        "batching.md",
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def load() -> str:
+    """What else ran when a timed program began, as a sentence: its figures are to be read with it."""
+    return f"Load of the machine at the start: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.\n\n"
 
 
 def publish(options: argparse.Namespace, result: dict[str, Any], title: str, text: str, page: str) -> None:

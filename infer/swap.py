@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from made_packs import make_packs
-from report import parser, publish, table
+from report import load, parser, publish, table
 
 from mbjax.engine.engine import Engine
 
@@ -132,6 +132,7 @@ def main() -> None:
     command = parser(__doc__)
     command.add_argument("--dtype", default="int8")
     options = command.parse_args()
+    begun = load()
     found = measure(options.dtype)
     still, swapping = (statistics.median(found[name]) for name in ("gap_still_s", "gap_swapping_s"))
     steps = (swapping - still) / found["step_s"]
@@ -147,7 +148,7 @@ def main() -> None:
         ("the difference, in steps (target 2)", f"{steps:.1f}"),
         ("programs compiled meanwhile", found["compiled"]),
     ]
-    publish(options, found, "Swapping packs", table(("what", "measured"), rows), "swap.md")
+    publish(options, found, "Swapping packs", begun + table(("what", "measured"), rows), "swap.md")
 
 
 if __name__ == "__main__":
