@@ -78,7 +78,9 @@ def main() -> None:
     ]
     head = ("KV", "prompt tokens", "base, router and chat loaded, MB", "most ever held, MB", "planned, MB")
     text = f"{BASE}, {options.dtype}, context {options.context}, one lane, two packs; growth of resident memory.\n"
-    text += "Targets in int8 at 8192: resident under 200 MB, in use under 600 MB (bfloat16 KV) and 400 MB (int8 KV).\n\n"
+    text += (
+        "Targets in int8 at 8192: resident under 200 MB, in use under 600 MB (bfloat16 KV) and 400 MB (int8 KV).\n\n"
+    )
     publish(options, {"rows": found}, "Memory in use", text + table(head, lines), "in_use.md")
 
 
