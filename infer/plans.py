@@ -13,7 +13,7 @@ from typing import Any
 from report import parser, publish, table
 
 from mbjax.core.config import ModelConfig, RopeScaling
-from mbjax.core.fused import Bundle, bundled
+from mbjax.core.fused import bundled
 from mbjax.core.lora import declare_lora
 from mbjax.core.pack import Pack
 from mbjax.core.param import abstract_params
@@ -56,7 +56,7 @@ SHAPES = {
 def account_of(config: ModelConfig, dtype: str, kv_dtype: str, context: int) -> Account:
     params = bundled(abstract_base(config, base_forms(config, dtype, {})), config)
     pack = Pack(lora=abstract_params(declare_lora(config, RANK, float(RANK))))
-    form = PackForm(layout_for([pack], config), isinstance(params.layers, Bundle))
+    form = PackForm(layout_for([pack], config))
     planned = Planned.of(params, config, form, context, 1, kv_dtype_of(params, kv_dtype))
     for _ in planned.programs.warm_up(SLOTS):
         pass
