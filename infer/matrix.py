@@ -1,97 +1,134 @@
 """Every pack on every domain's held-out set: base, each pack forced, the router's choice, and the oracle's.
 
-    python infer/matrix.py --data DIR --packs packs [--limit N] [--write docs] [--json]
+    python infer/matrix.py --data DIR --packs packs [--only DOMAIN] [--limit N] [--keep DIR] [--baselines FILE]
+        [--write docs] [--scores] [--json]
 
 DIR/NAME/test.jsonl holds the held-out lines of the domain whose pack is called NAME (and DIR/NAME/test_*.jsonl more of
 them, in other forms); `--limit` takes an even choice of so many lines of each task. The oracle always uses the
-domain's own pack. With `--write` the table goes to docs/matrix.md and its heat map to docs/matrix.png.
+domain's own pack. Rows are put down in `--keep` one by one; those that are there for the same packs and lines are not
+measured again, so an interrupted run goes on and several may share the domains. `--baselines` is what
+`python train/baselines.py DIR/NAME ... --json` printed. With `--write` the table goes to docs/matrix.md and its heat map
+to docs/matrix.png, with `--scores` every pack gets its rows as scores.
+
+On an accelerator set JAX_DEFAULT_MATMUL_PRECISION=highest: float32 then gives what it gives on a CPU.
 """
 
 import argparse
+import hashlib
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from intervals import interval
+import jax
+from intervals import gap, interval, macro_f1
+from matrix_page import heat_map, page, table, write_scores
 
 from mbjax.engine.engine import Engine
-from mbjax.engine.eval_file import Item
+from mbjax.engine.eval_file import Item, Question
 from mbjax.engine.evaluate import evaluate
 from mbjax.engine.pack_eval import tasks_of
+from mbjax.errors import MbjaxError
 from mbjax.io.files import atomic_write
+from mbjax.io.pack_dir import read_pack
 
-LOWER_IS_BETTER = ("bits_per_byte",)
+TOLD_EVERY = 15.0  # seconds
+FEW_ANSWERS = 10  # classes of which a macro-F1 says something
 
 
-def row_of(engine: Engine, domain: str, task: str, items: Sequence[Item]) -> dict[str, Any]:
+def row_of(engine: Engine, domain: str, items: Sequence[Item], told: Callable[[str], None]) -> dict[str, Any]:
     """One line of the matrix: value and interval for each choice of packs."""
     known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     cells: dict[str, dict[str, Any]] = {}
-    summary: dict[str, Any] = {}
+    metric, own = "", []
     for use in ("none", *engine.packs.ids(), "auto"):
-        print(f"{domain} {task}: {use}", file=sys.stderr, flush=True)
-        result = evaluate(engine, items, pack=use, known=known if use == "auto" else None)
+        told(use)
+        result = evaluate(
+            engine, items, pack=use, known=known if use == "auto" else None, progress=_progress(told, use)
+        )
         if use != "auto":
             known[() if use == "none" else (use,)] = result.items
-        summary = result.summary
-        cells[use] = {"value": summary["value"], "interval": interval(result.items)}
+        own = result.items if use == domain else own
+        metric = result.summary["metric"]
+        cells[use] = {"value": result.summary["value"], "interval": interval(result.items)} | _classes(
+            items, result.items
+        )
         if use == "auto":
             exact = [[e["pack"] for e in item["route"] if e["pack"] != "chat"] for item in result.items]
             wanted = [] if domain == "chat" else [domain]
             cells[use]["routed_right"] = sum(route == wanted for route in exact) / len(exact)
-    return {"domain": domain, "task": task, "metric": summary["metric"], "n": len(items), "cells": cells}
+            cells[use]["gap"] = gap(result.items, own)
+    return {"metric": metric, "n": len(items), "cells": cells}
 
 
-def matrix(engine: Engine, data: Path, limit: int | None) -> list[dict[str, Any]]:
-    """All rows, for the domains that have a pack."""
-    domains = [pack for pack in engine.packs.ids() if (data / pack).is_dir()]
-    files = [(domain, path) for domain in domains for path in sorted((data / domain).glob("test*.jsonl"))]
-    return [row_of(engine, d, task, items) for d, path in files for task, items in tasks_of(path, limit).items()]
+def _classes(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The macro-F1 of questions that have few answers."""
+    answers = [item.answer for item in items if isinstance(item, Question) and item.match == "exact"]
+    if not answers or len(set(answers)) > FEW_ANSWERS:
+        return {}
+    return {"macro_f1": macro_f1(answers, [result["text"] for result in results])}
 
 
-def table(rows: Sequence[dict[str, Any]], packs: Sequence[str]) -> str:
-    """Markdown; the domain's own pack, which is the oracle's choice, in bold."""
-    head = ["domain", "task", "metric", "n", "base", *packs, "routed", "routed right"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for row in rows:
-        cells = [row["domain"], row["task"], row["metric"], str(row["n"]), _shown(row["cells"]["none"])]
-        for pack in packs:
-            text = _shown(row["cells"][pack])
-            cells.append(f"**{text}**" if pack == row["domain"] else text)
-        routed = row["cells"]["auto"]
-        lines.append("| " + " | ".join([*cells, _shown(routed), f"{routed['routed_right']:.1%}"]) + " |")
-    return "\n".join(lines) + "\n"
+def _progress(told: Callable[[str], None], use: str) -> Callable[[int, int], None]:
+    last = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > TOLD_EVERY:
+            last = time.monotonic()
+            told(f"{use}, {done} of {total}")
+
+    return progress
 
 
-def _shown(cell: dict[str, Any]) -> str:
-    low, high = cell["interval"]
-    return f"{cell['value']:.3f} [{low:.3f}, {high:.3f}]"
+def matrix(engine: Engine, data: Path, keep: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows, for the domains that have a pack; from `keep` those that are there already."""
+    domains = [pack for pack in engine.packs.ids() if (data / pack).is_dir() and options.only in (None, pack)]
+    packs = {pack: _identity(options.packs / pack) for pack in engine.packs.ids()}
+    rows = []
+    for domain in domains:
+        for path in sorted((data / domain).glob("test*.jsonl")):
+            split = hashlib.sha256(path.read_bytes()).hexdigest()
+            for task, items in tasks_of(path, options.limit).items():
+                about = {"domain": domain, "task": task, "file": path.name, "split_digest": split,
+                         "dtype": options.dtype, "gates": options.gates, "packs": packs}  # fmt: skip
+                rows.append(_row(engine, items, about, keep / f"{domain}.{task}.json"))
+    return rows
 
 
-def heat_map(rows: Sequence[dict[str, Any]], packs: Sequence[str], path: Path) -> None:
-    """What each choice gains over the base, as a share of the own pack's gain: 1 where it does as well."""
-    from matplotlib.figure import Figure
+def _identity(path: Path) -> str:
+    """What of a pack decides its answers: its arrays and its threshold, not its card and scores."""
+    stored = read_pack(path)
+    threshold = None if stored.route is None else stored.route.threshold
+    return hashlib.sha256((path / "pack.safetensors").read_bytes() + repr(threshold).encode()).hexdigest()
 
-    columns = [*packs, "auto"]
-    gains = np.zeros((len(rows), len(columns)))
-    for i, row in enumerate(rows):
-        base, own = row["cells"]["none"]["value"], row["cells"][row["domain"]]["value"]
-        for j, use in enumerate(columns):
-            gains[i, j] = (row["cells"][use]["value"] - base) / (own - base) if own != base else 0.0
-    figure = Figure(figsize=(2 + 0.9 * len(columns), 1.5 + 0.4 * len(rows)), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(np.clip(gains, -1, 1), cmap="RdYlGn", vmin=-1, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(columns)), [*packs, "routed"], rotation=30, ha="right")
-    axes.set_yticks(range(len(rows)), [f"{row['domain']}: {row['task']}" for row in rows])
-    for i in range(len(rows)):
-        for j in range(len(columns)):
-            axes.text(j, i, f"{gains[i, j]:.2f}", ha="center", va="center", fontsize=7)
-    figure.colorbar(image, label="gain over the base, the own pack's = 1")
+
+def _row(engine: Engine, items: Sequence[Item], about: dict[str, Any], path: Path) -> dict[str, Any]:
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if about.items() <= kept.items() and kept["n"] == len(items):
+        return kept
+    started = time.monotonic()
+
+    def told(text: str) -> None:
+        seconds = time.monotonic() - started
+        print(f"{about['domain']} {about['task']}: {text} ({seconds:.0f} s)", file=sys.stderr, flush=True)
+
+    row = about | row_of(engine, about["domain"], items, told) | {"device": jax.devices()[0].device_kind}
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+        file.write(json.dumps(row, indent=1).encode())
+    return row
+
+
+def read_baselines(path: Path | None) -> dict[tuple[str, str], dict[str, float]]:
+    """(domain, task) -> baseline -> value, of each task's own metric."""
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    for score in json.loads(path.read_text(encoding="utf-8"))["scores"] if path is not None else ():
+        if score["metric"] != "macro_f1":
+            found.setdefault((score["data"], score["task"]), {})[score["baseline"]] = score["value"]
+    return found
 
 
 def main() -> None:
@@ -99,24 +136,31 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--packs", type=Path, default=Path("packs"))
     parser.add_argument("--base", default="smollm2-135m")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--only", metavar="DOMAIN")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--gates", default="root", help="one, root or share")
+    parser.add_argument("--keep", type=Path, default=Path("runs/matrix"), metavar="DIR")
+    parser.add_argument("--baselines", type=Path, metavar="FILE")
     parser.add_argument("--write", type=Path, metavar="DOCS")
+    parser.add_argument("--scores", action="store_true", help="write the rows into the packs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    engine = Engine.load(options.base, packs=options.packs, dtype=options.dtype, gate_rule=options.gates)
-    rows, packs = matrix(engine, options.data, options.limit), engine.packs.ids()
-    for note in engine.take_notes():
-        print(note, file=sys.stderr)
-    text = table(rows, packs)
+    try:
+        engine = Engine.load(options.base, packs=options.packs, dtype=options.dtype, gate_rule=options.gates)
+        rows, packs = matrix(engine, options.data, options.keep, options), engine.packs.ids()
+        for note in engine.take_notes():
+            print(note, file=sys.stderr)
+        baselines = read_baselines(options.baselines)
+        if options.scores:
+            write_scores(rows, baselines, options.packs, engine.base, limit=options.limit)
+    except MbjaxError as error:
+        parser.exit(error.exit_status, f"{error}\n")
     if options.write is not None:
-        command = f"python infer/matrix.py {' '.join(sys.argv[1:])}"
-        page = f"# Every pack on every domain\n\n`{command}`\n\n{text}\n![gains](matrix.png)\n"
         with atomic_write(options.write / "matrix.md") as file:
-            file.write(page.encode())
+            file.write(page(rows, packs, baselines, f"python infer/matrix.py {' '.join(sys.argv[1:])}").encode())
         heat_map(rows, packs, options.write / "matrix.png")
-    print(json.dumps({"rows": rows}) if options.json else text)
+    print(json.dumps({"rows": rows}) if options.json else table(rows, packs, baselines))
 
 
 if __name__ == "__main__":

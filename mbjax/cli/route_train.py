@@ -60,6 +60,10 @@ def calibrate(
             help="The pack's own prompts, as it was trained on; may be repeated, the files weigh the same.",
         ),
     ],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--against", metavar="FILE.jsonl", help="Prompts that look like the pack's own and are not."),
+    ] = None,
     router: RouterOption = None,
     base: options.BaseOption = DEFAULT_BASE,
     force_base: options.ForceOption = False,
@@ -71,14 +75,20 @@ def calibrate(
     from mbjax.io.router_dir import ROUTER
     from mbjax.training.route import calibrate_pack, read_prompts
 
-    sets = [read_prompts(path) for path in prompts]
+    sets, foreign = ([read_prompts(path) for path in paths] for paths in (prompts, against or []))
     use_compile_cache()
     with working(f"loading {base}"):
         loaded = load_base(base)
     where = router or pack.absolute().parent / ROUTER
     with progress_bar("prompts") as report:
         fitted = calibrate_pack(
-            pack, sets, where, loaded, lambda _, done, total: report(done, total), force_base=force_base
+            pack,
+            sets,
+            where,
+            loaded,
+            lambda _, done, total: report(done, total),
+            against=[prompt for found in foreign for prompt in found],
+            force_base=force_base,
         )
     if as_json:
         about = {"threshold": fitted.threshold, "keeps": fitted.keeps, "fires": fitted.fires}

@@ -14,14 +14,20 @@ from mbjax.core.forward import Packs
 from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling
 from mbjax.engine.device import Device, Group, chunks_of
-from mbjax.engine.programs import Programs, kv_dtype_of, shapes_of
+from mbjax.engine.programs import BURST, Programs, kv_dtype_of, shapes_of
 
-LANES = 8
+LANES = 8  # of a batch on the CPU
+MANY_LANES = 64  # on accelerators, where a step of so many costs little more than one of a few
 _CAPACITY_STEP = 256  # capacities are rounded up to it, so that few programs are ever compiled
 
 
+def lanes_of_batch() -> int:
+    """How many prompts share a batch on this machine."""
+    return LANES if jax.default_backend() == "cpu" else MANY_LANES
+
+
 class BatchPrograms:
-    """Programs over batches of LANES lanes of one base, kept: to trace and load one again takes seconds."""
+    """Programs over batches of `lanes_of_batch` lanes of one base, kept: to trace and load one again takes seconds."""
 
     def __init__(self, params: Base, config: ModelConfig) -> None:
         self._params, self._config = params, config
@@ -33,7 +39,7 @@ class BatchPrograms:
         key = capacity, kv_dtype, structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
         if key not in self._kept:
             self._kept[key] = Programs(
-                self._params, self._config, form, lanes=LANES, capacity=capacity, kv_dtype=kv_dtype
+                self._params, self._config, form, lanes=lanes_of_batch(), capacity=capacity, kv_dtype=kv_dtype
             )
         return self._kept[key]
 
@@ -60,14 +66,15 @@ def answer_all(
     answers: list[list[int]] = [[] for _ in prompts]
     if not prompts:
         return answers
-    capacity = padded_capacity(max(max(sum(chunk_sizes(len(ids))), len(ids) + max_tokens) for ids in prompts))
+    most = -(-max_tokens // BURST) * BURST  # a burst goes on to its end
+    capacity = padded_capacity(max(max(sum(chunk_sizes(len(ids))), len(ids) + most) for ids in prompts))
     form = packs[0] if packs else None
     own = (programs or BatchPrograms(params, config)).of(capacity, kv_dtype_of(params), form)
     gates = np.ones((len(prompts), len(packs)), np.float32) if gates is None else gates
-    device, done = Device(params, own), 0
-    seats, live = (jnp.asarray(x) for x in (np.arange(LANES, dtype=np.int32), np.ones(LANES, np.int32)))
-    for members in alike(prompts):
-        which = [members[min(lane, len(members) - 1)] for lane in range(LANES)]  # the last fills the rest
+    device, done, lanes = Device(params, own), 0, own.lanes
+    seats, live = (jnp.asarray(x) for x in (np.arange(lanes, dtype=np.int32), np.ones(lanes, np.int32)))
+    for members in alike(prompts, lanes):
+        which = [members[min(lane, len(members) - 1)] for lane in range(lanes)]  # the last fills the rest
         names = tuple(str(p) for p in range(len(packs)))
         group = Group(names, Mix(packs, jnp.asarray(gates[which])), seats, live)
         ids = _answer(device, group, [prompts[i] for i in which], max_tokens, ends)
@@ -84,12 +91,12 @@ def padded_capacity(n_positions: int) -> int:
     return -(-n_positions // _CAPACITY_STEP) * _CAPACITY_STEP
 
 
-def alike(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices of prompts, at most LANES to a batch, all of a batch with the same chunks."""
+def alike(prompts: Sequence[Sequence[int]], lanes: int) -> list[list[int]]:
+    """Indices of prompts, at most `lanes` to a batch, all of a batch with the same chunks."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         groups.setdefault(tuple(chunk_sizes(len(prompts[i]))), []).append(i)
-    return [group[at : at + LANES] for group in groups.values() for at in range(0, len(group), LANES)]
+    return [group[at : at + lanes] for group in groups.values() for at in range(0, len(group), lanes)]
 
 
 def _answer(
@@ -97,16 +104,18 @@ def _answer(
 ) -> list[list[int]]:
     for seat, ids in enumerate(lanes):
         device.take_seat(seat, Sampling(), ids)
-    token = device.choose(group, device.prefill(group, chunks_of(lanes, BUCKETS)))
+    tokens = np.asarray(device.choose(group, device.prefill(group, chunks_of(lanes, BUCKETS))))[None]
     answers: list[list[int]] = [[] for _ in lanes]
     running = set(range(len(lanes)))
-    for step in range(max_tokens):
-        for lane, value in enumerate(np.asarray(token).tolist()):
-            if lane in running and value not in ends:
-                answers[lane].append(value)
-            else:
-                running.discard(lane)
-        if not running or step + 1 == max_tokens:
-            break
-        token = device.step(group)
-    return answers
+    while True:
+        for row in tokens.tolist():
+            for lane in list(running):
+                if row[lane] in ends:
+                    running.discard(lane)
+                else:
+                    answers[lane].append(row[lane])
+                    if len(answers[lane]) == max_tokens:
+                        running.discard(lane)
+        if not running:
+            return answers
+        tokens = np.asarray(device.burst(group)) if device.programs.bursts else np.asarray(device.step(group))[None]

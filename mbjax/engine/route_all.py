@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mbjax.core.decode import BUCKETS, chunk_sizes
-from mbjax.engine.batch import LANES, alike, padded_capacity
+from mbjax.engine.batch import alike, padded_capacity
 from mbjax.engine.device import Device, chunks_of
 from mbjax.engine.reply import RouteItem
 
@@ -27,10 +27,11 @@ def route_all(
     capacity = padded_capacity(max(sum(chunk_sizes(len(prompt.ids))) for prompt in prompts))
     base = engine.base
     programs = engine.batch_programs.of(capacity, engine.kv_dtype)
-    device, seats, done = Device(base.params, programs), jnp.asarray(np.arange(LANES, dtype=np.int32)), 0
-    for members in alike([prompt.ids for prompt in prompts]):
-        lanes = [prompts[members[min(lane, len(members) - 1)]] for lane in range(LANES)]
-        pooled = programs.empty_pool(LANES)
+    device, n_lanes, done = Device(base.params, programs), programs.lanes, 0
+    seats = jnp.asarray(np.arange(n_lanes, dtype=np.int32))
+    for members in alike([prompt.ids for prompt in prompts], n_lanes):
+        lanes = [prompts[members[min(lane, len(members) - 1)]] for lane in range(n_lanes)]
+        pooled = programs.empty_pool(n_lanes)
         for chunk in chunks_of([lane.ids for lane in lanes], BUCKETS, [lane.weights for lane in lanes]):
             pooled = device.understand(seats, chunk, pooled)[1]
         for i, route in zip(members, routing.routes(pooled, engine.gate_rule), strict=False):

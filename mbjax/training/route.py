@@ -84,10 +84,11 @@ def calibrate_pack(
     base: LoadedBase,
     progress: Progress,
     *,
+    against: Sequence[str] = (),
     force_base: bool = False,
 ) -> FittedKey:
     """Fits a pack's route key from sets of its own prompts, of equal weight however long they are, and writes it into
-    the pack; nothing else of it changes.
+    the pack; nothing else of it changes. `against` are prompts that look like its own and are not.
 
     Raises InputError where there are too few, and where router or pack do not fit the base.
     """
@@ -96,19 +97,21 @@ def calibrate_pack(
     for prompts in sets:
         if len(prompts) < LEAST_PROMPTS:
             raise InputError(f"a set of {len(prompts)} prompts is too small; give at least {LEAST_PROMPTS}")
-    fitted = fit_route(router, base, sets, progress)
+    fitted = fit_route(router, base, sets, progress, against)
     update_pack(path, route=route_key(fitted, router))
     return fitted
 
 
-def fit_route(router: Router, base: LoadedBase, sets: Sequence[Sequence[str]], progress: Progress) -> FittedKey:
-    """The key of a pack's prompts in a router's space; of each set at most MOST_PROMPTS are read."""
-    chosen = [even_choice(prompts, MOST_PROMPTS) for prompts in sets]
+def fit_route(
+    router: Router, base: LoadedBase, sets: Sequence[Sequence[str]], progress: Progress, against: Sequence[str] = ()
+) -> FittedKey:
+    """The key of a pack's prompts in a router's space; of each set, and of `against`, at most MOST_PROMPTS are read."""
+    chosen = [even_choice(prompts, MOST_PROMPTS) for prompts in (*sets, against)]
     flat = [prompt for prompts in chosen for prompt in prompts]
     states = prompt_states(base, flat, lambda done, total: progress("prompts", done, total))
-    own = (states - router.mean) @ router.whitening.T
     borders = np.cumsum([len(prompts) for prompts in chosen])[:-1]
-    return fit_key(np.split(own, borders), router.background.astype(np.float32))
+    *own, foreign = np.split((states - router.mean) @ router.whitening.T, borders)
+    return fit_key(own, router.background.astype(np.float32), foreign)
 
 
 def route_key(fitted: FittedKey, router: Router) -> RouteKey:

@@ -15,6 +15,7 @@ TRIMS = 2  # times that background prompts which look like a pack's own are set 
 MIXED, MIXTURES, SHARES = 0.15, 400, (0.35, 0.65)  # weight, number and make-up of prompts that are half something else
 GROUPS, FOLDS = 10, 5  # kinds of background prompts, by k-means; parts that are left out in turn
 MARGIN = 0.5  # logits above even odds from which a pack is selected
+CONTRAST = 0.1  # share of the foreign side that prompts given as not the pack's make up
 KEEPS = 0.95  # share of its own prompts, left out of the fit, that a threshold must not go beyond
 
 
@@ -43,8 +44,11 @@ def fit_space(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), whitening.astype(np.float32)
 
 
-def fit_key(sets: Sequence[np.ndarray], background: np.ndarray, seed: int = 0) -> FittedKey:
+def fit_key(
+    sets: Sequence[np.ndarray], background: np.ndarray, against: np.ndarray | None = None, seed: int = 0
+) -> FittedKey:
     """The key of a pack from sets of its own prompts, [N, W] each and of equal weight, and the background [M, W].
+    `against` [K, W] are prompts that look like its own and are not: they weigh CONTRAST of the foreign side.
 
     A ridge logistic regression with both sides of equal weight. The background holds a few prompts of every kind,
     the pack's own among them: those that a first fit takes for its own are set aside. A part of the pack's side are
@@ -55,6 +59,9 @@ def fit_key(sets: Sequence[np.ndarray], background: np.ndarray, seed: int = 0) -
     own = np.concatenate(sets)
     share = np.concatenate([np.full(len(part), 1 / (len(sets) * len(part))) for part in sets])
     foreign = _foreign(own, share, background)
+    if against is not None and len(against):
+        copies = max(1, round(CONTRAST / (1 - CONTRAST) * len(foreign) / len(against)))
+        foreign = np.concatenate([foreign, np.tile(against, (copies, 1))])
     fitted = _mixed_fit(own, share, foreign, seed)
     fold, kind = np.arange(len(own)) % FOLDS, k_means(foreign, GROUPS, seed) % FOLDS
     kept, taken = np.zeros(len(own)), np.zeros(len(foreign))
