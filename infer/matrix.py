@@ -5,8 +5,8 @@
 
 DIR/NAME/test.jsonl holds the held-out lines of the domain whose pack is called NAME (and DIR/NAME/test_*.jsonl more of
 them, in other forms); `--limit` takes an even choice of so many lines of each task. The oracle always uses the
-domain's own pack. Rows are put down in `--keep` one by one; those that are there for the same packs and lines are not
-measured again, so an interrupted run goes on and several may share the domains. `--baselines` is what
+domain's own pack. The results of each choice of packs are put down in `--keep`; what is there for the same packs and
+lines is not measured again, so an interrupted run goes on, and several may share the domains. `--baselines` is what
 `python train/baselines.py DIR/NAME ... --json` printed. With `--write` the table goes to docs/matrix.md and its heat map
 to docs/matrix.png, with `--scores` every pack gets its rows as scores.
 
@@ -28,7 +28,7 @@ from matrix_page import heat_map, page, table, write_scores
 
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Item, Question
-from mbjax.engine.evaluate import evaluate
+from mbjax.engine.evaluate import evaluate, summarise
 from mbjax.engine.pack_eval import tasks_of
 from mbjax.errors import MbjaxError
 from mbjax.io.files import atomic_write
@@ -38,29 +38,27 @@ TOLD_EVERY = 15.0  # seconds
 FEW_ANSWERS = 10  # classes of which a macro-F1 says something
 
 
-def row_of(engine: Engine, domain: str, items: Sequence[Item], told: Callable[[str], None]) -> dict[str, Any]:
+def row_of(parts: "Parts", engine: Engine, domain: str, items: Sequence[Item], packs: dict[str, str]) -> dict[str, Any]:
     """One line of the matrix: value and interval for each choice of packs."""
     known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    cells: dict[str, dict[str, Any]] = {}
-    metric, own = "", []
-    for use in ("none", *engine.packs.ids(), "auto"):
-        told(use)
-        result = evaluate(
-            engine, items, pack=use, known=known if use == "auto" else None, progress=_progress(told, use)
-        )
-        if use != "auto":
-            known[() if use == "none" else (use,)] = result.items
-        own = result.items if use == domain else own
-        metric = result.summary["metric"]
-        cells[use] = {"value": result.summary["value"], "interval": interval(result.items)} | _classes(
-            items, result.items
-        )
-        if use == "auto":
-            exact = [[e["pack"] for e in item["route"] if e["pack"] != "chat"] for item in result.items]
-            wanted = [] if domain == "chat" else [domain]
-            cells[use]["routed_right"] = sum(route == wanted for route in exact) / len(exact)
-            cells[use]["gap"] = gap(result.items, own)
-    return {"metric": metric, "n": len(items), "cells": cells}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for use in ("none", *packs):
+        found[use] = parts.results(engine, items, use, {use: packs[use]} if use in packs else {}, None)
+        known[() if use == "none" else (use,)] = found[use]
+    found["auto"] = parts.results(engine, items, "auto", packs, known)
+    cells = {use: cell_of(items, results) for use, results in found.items()}
+    exact = [[e["pack"] for e in item["route"] if e["pack"] != "chat"] for item in found["auto"]]
+    wanted = [] if domain == "chat" else [domain]
+    cells["auto"]["routed_right"] = sum(route == wanted for route in exact) / len(exact)
+    cells["auto"]["gap"] = gap(found["auto"], found[domain])
+    return {"metric": summarise(items, found["none"])["metric"], "n": len(items), "cells": cells}
+
+
+def cell_of(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Value and interval of one choice of packs."""
+    summary = summarise(items, results)
+    more = {"acc_norm": summary["acc_norm"]} if "acc_norm" in summary else _classes(items, results)
+    return {"value": summary["value"], "interval": interval(results), **more}
 
 
 def _classes(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -71,14 +69,43 @@ def _classes(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[s
     return {"macro_f1": macro_f1(answers, [result["text"] for result in results])}
 
 
-def _progress(told: Callable[[str], None], use: str) -> Callable[[int, int], None]:
-    last = time.monotonic()
+class Parts:
+    """Results of the lines of one task with one choice of packs each, kept in files that a second call reads."""
+
+    def __init__(self, keep: Path, about: dict[str, Any]) -> None:
+        self._keep, self._about = keep, about
+
+    def results(
+        self, engine: Engine, items: Sequence[Item], use: str, packs: dict[str, str], known: Any
+    ) -> list[dict[str, Any]]:
+        """Measured, or what was measured before with the same packs on the same lines."""
+        about = {**self._about, "n": len(items), "use": use, "packs": packs}
+        path = self._keep / f"{about['domain']}.{about['task']}.{use}.json"
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if about.items() <= kept.items():
+            return kept["results"]
+        results = evaluate(engine, items, pack=use, known=known, progress=_progress(about)).items
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(json.dumps({**about, "device": device(), "results": results}).encode())
+        return results
+
+
+def device() -> str:
+    """What is measured on."""
+    return jax.devices()[0].device_kind
+
+
+def _progress(about: dict[str, Any]) -> Callable[[int, int], None]:
+    started = last = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last > TOLD_EVERY:
-            last = time.monotonic()
-            told(f"{use}, {done} of {total}")
+        now = time.monotonic()
+        if now - last > TOLD_EVERY or done == total:
+            last = now
+            where = f"{about['domain']} {about['task']}: {about['use']}"
+            print(f"{where}, {done} of {total} ({now - started:.0f} s)", file=sys.stderr, flush=True)
 
     return progress
 
@@ -93,8 +120,8 @@ def matrix(engine: Engine, data: Path, keep: Path, options: argparse.Namespace) 
             split = hashlib.sha256(path.read_bytes()).hexdigest()
             for task, items in tasks_of(path, options.limit).items():
                 about = {"domain": domain, "task": task, "file": path.name, "split_digest": split,
-                         "dtype": options.dtype, "gates": options.gates, "packs": packs}  # fmt: skip
-                rows.append(_row(engine, items, about, keep / f"{domain}.{task}.json"))
+                         "dtype": options.dtype, "gates": options.gates}  # fmt: skip
+                rows.append(about | row_of(Parts(keep, about), engine, domain, items, packs) | {"device": device()})
     return rows
 
 
@@ -103,23 +130,6 @@ def _identity(path: Path) -> str:
     stored = read_pack(path)
     threshold = None if stored.route is None else stored.route.threshold
     return hashlib.sha256((path / "pack.safetensors").read_bytes() + repr(threshold).encode()).hexdigest()
-
-
-def _row(engine: Engine, items: Sequence[Item], about: dict[str, Any], path: Path) -> dict[str, Any]:
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if about.items() <= kept.items() and kept["n"] == len(items):
-        return kept
-    started = time.monotonic()
-
-    def told(text: str) -> None:
-        seconds = time.monotonic() - started
-        print(f"{about['domain']} {about['task']}: {text} ({seconds:.0f} s)", file=sys.stderr, flush=True)
-
-    row = about | row_of(engine, about["domain"], items, told) | {"device": jax.devices()[0].device_kind}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(json.dumps(row, indent=1).encode())
-    return row
 
 
 def read_baselines(path: Path | None) -> dict[tuple[str, str], dict[str, float]]:

@@ -4,9 +4,11 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny import ODD, PLAIN
 
-from mbjax.core.cache import LayerKV, append, init_cache
+from mbjax.core import cache as cache_module
+from mbjax.core.cache import LayerKV, append, init_cache, write_rows
 
 
 def test_an_empty_cache_has_the_declared_shapes() -> None:
@@ -46,3 +48,17 @@ def test_append_rounds_to_the_caches_dtype() -> None:
     filled = append(kv, third, third, jnp.zeros(1, jnp.int32))
     assert filled.k.dtype == jnp.bfloat16
     assert filled.k[0, 0, 0, 0] == jnp.bfloat16(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "new", "axis"), [((9, 3, 8, 4), (5, 3, 2, 4), 1), ((9, 3, 8), (5, 3, 2), 1), ((9, 8, 4), (5, 2, 4), 0)]
+)
+def test_many_rows_are_written_as_few_are(monkeypatch, lanes, new, axis) -> None:
+    rng = np.random.default_rng(0)
+    arrays = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in (lanes, new))
+    old, rows = arrays
+    start, seats = jnp.asarray([0, 5, 1, 6, 3], jnp.int32), jnp.asarray([7, 0, 3, 8, 2], jnp.int32)
+    few = write_rows(old, rows, start, seats, axis)
+    monkeypatch.setattr(cache_module, "_ONE_BY_ONE", 4)
+    many = write_rows(old, rows, start, seats, axis)
+    assert np.array_equal(np.asarray(few), np.asarray(many)) and not np.array_equal(np.asarray(few), np.asarray(old))

@@ -214,3 +214,21 @@ def test_calibration_is_deterministic_and_changes_nothing_else(base, packs, tmp_
     one, other = (read_pack(copy / name).route for name in ("sums", "sums2"))
     assert dataclasses.asdict(one)["threshold"] == other.threshold
     assert all(same(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+def test_a_key_learns_what_is_not_its_own(base, packs, tmp_path):
+    """A pack calibrated on all sums takes the marked ones, too; told that they are not its own it leaves them."""
+    from tiny_router import quiet
+
+    from mbjax.training.route import calibrate_pack
+
+    copy = shutil.copytree(packs, tmp_path / "packs")
+    marked = [f"{prompt} #count the digits#" for prompt in SUMS]
+    taken = []
+    for against in ([], marked[::2]):
+        calibrate_pack(copy / "sums", [SUMS], copy / "router", base, quiet, against=against)
+        engine = Engine(base, packs=copy, context=CONTEXT)
+        routes = route_all(engine, [engine.read(prompt) for prompt in (*SUMS, *marked[1::2])])
+        chosen = ["sums" in [item.pack for item in route] for route in routes]
+        taken.append((sum(chosen[: len(SUMS)]) / len(SUMS), sum(chosen[len(SUMS) :]) / len(marked[1::2])))
+    assert taken[1][1] < 0.2 < taken[0][1] and taken[1][0] > 0.8

@@ -10,6 +10,7 @@ from mbjax.core.config import ModelConfig
 from mbjax.kernels.layers import zeros
 from mbjax.kernels.twins import quantize_kv
 
+_ONE_BY_ONE = 16  # rows that are written by an update each, in place everywhere; of more a scatter is made
 KV_DTYPES = ("float32", "bfloat16", "int8")
 
 
@@ -142,6 +143,10 @@ def write_rows(lanes: jax.Array, new: jax.Array, start: jax.Array, seats: jax.Ar
     if seats is None:
         update = jax.lax.dynamic_update_slice_in_dim
         return jax.vmap(lambda lane, row, at: update(lane, row, at, axis=axis))(lanes, new, start)
+    if new.shape[0] > _ONE_BY_ONE:
+        at = start[:, None] + jnp.arange(new.shape[axis + 1], dtype=jnp.int32)[None, :]  # [B, T]
+        rows = new.swapaxes(1, axis + 1)  # indices apart from one another come first
+        return lanes.at[(seats[:, None], *[slice(None)] * axis, at)].set(rows, unique_indices=True)
     zero = jnp.int32(0)
     for b in range(new.shape[0]):
         at = (seats[b], *(start[b] if i == axis else zero for i in range(new.ndim - 1)))

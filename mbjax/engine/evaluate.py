@@ -112,14 +112,19 @@ def _measure(
 
 
 def _evaluation(items: Sequence[Item], results: list[dict[str, Any]]) -> Evaluation:
+    return Evaluation(results, summarise(items, results))
+
+
+def summarise(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`metric`, `value` and `n` of the results of lines of one form, as in `Evaluation`."""
     first = items[0]
     if isinstance(first, Question):
-        return Evaluation(results, _mean(METRICS[first.match], [result["correct"] for result in results]))
+        return _mean(METRICS[first.match], [result["correct"] for result in results])
     if isinstance(first, Choice):
         acc_norm = _mean("acc_norm", [result["correct_norm"] for result in results])["value"]
-        return Evaluation(results, {**_mean("acc", [result["correct"] for result in results]), "acc_norm": acc_norm})
+        return {**_mean("acc", [result["correct"] for result in results]), "acc_norm": acc_norm}
     value = sum(result["bits"] for result in results) / sum(result["bytes"] for result in results)
-    return Evaluation(results, {"metric": "bits_per_byte", "value": value, "n": len(results)})
+    return {"metric": "bits_per_byte", "value": value, "n": len(results)}
 
 
 def _answers(
