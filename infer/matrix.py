@@ -38,20 +38,36 @@ TOLD_EVERY = 15.0  # seconds
 FEW_ANSWERS = 10  # classes of which a macro-F1 says something
 
 
-def row_of(parts: "Parts", engine: Engine, domain: str, items: Sequence[Item], packs: dict[str, str]) -> dict[str, Any]:
-    """One line of the matrix: value and interval for each choice of packs."""
+def rows_of(
+    parts: "Parts", engine: Engine, domain: str, path: Path, packs: dict[str, str], limit: int | None
+) -> list[dict[str, Any]]:
+    """The lines of the matrix that a file of held-out items gives, one for each of its tasks: value and interval for
+    each choice of packs. What says most is measured first: base, own pack, the router's choice."""
+    tasks = tasks_of(path, limit)
+    items = [item for own in tasks.values() for item in own]
     known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     found: dict[str, list[dict[str, Any]]] = {}
-    for use in ("none", *packs):
-        found[use] = parts.results(engine, items, use, {use: packs[use]} if use in packs else {}, None)
+    for use in ("none", domain, "auto", *(pack for pack in packs if pack != domain)):
+        used = {use: packs[use]} if use in packs else packs if use == "auto" else {}
+        found[use] = parts.results(engine, items, use, used, known if use == "auto" else None)
         known[() if use == "none" else (use,)] = found[use]
-    found["auto"] = parts.results(engine, items, "auto", packs, known)
-    cells = {use: cell_of(items, results) for use, results in found.items()}
-    exact = [[e["pack"] for e in item["route"] if e["pack"] != "chat"] for item in found["auto"]]
+    rows, at = [], 0
+    for task, own in tasks.items():
+        results = {use: found[use][at : at + len(own)] for use in ("none", *packs, "auto")}
+        at += len(own)
+        metric = summarise(own, results["none"])["metric"]
+        rows.append({"task": task, "metric": metric, "n": len(own), "cells": cells_of(own, results, domain)})
+    return rows
+
+
+def cells_of(items: Sequence[Item], results: dict[str, list[dict[str, Any]]], domain: str) -> dict[str, dict[str, Any]]:
+    """The cells of one line from the results of each choice of packs."""
+    cells = {use: cell_of(items, own) for use, own in results.items()}
+    exact = [[e["pack"] for e in item["route"] if e["pack"] != "chat"] for item in results["auto"]]
     wanted = [] if domain == "chat" else [domain]
     cells["auto"]["routed_right"] = sum(route == wanted for route in exact) / len(exact)
-    cells["auto"]["gap"] = gap(found["auto"], found[domain])
-    return {"metric": summarise(items, found["none"])["metric"], "n": len(items), "cells": cells}
+    cells["auto"]["gap"] = gap(results["auto"], results[domain])
+    return cells
 
 
 def cell_of(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -70,30 +86,28 @@ def _classes(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[s
 
 
 class Parts:
-    """Results of the lines of one task with one choice of packs each, kept in files that a second call reads."""
+    """Results of the lines of one file with one choice of packs each, kept in files that a second call reads;
+    `devices` are those that they were measured on."""
 
     def __init__(self, keep: Path, about: dict[str, Any]) -> None:
         self._keep, self._about = keep, about
+        self.devices: set[str] = set()
 
     def results(
         self, engine: Engine, items: Sequence[Item], use: str, packs: dict[str, str], known: Any
     ) -> list[dict[str, Any]]:
         """Measured, or what was measured before with the same packs on the same lines."""
         about = {**self._about, "n": len(items), "use": use, "packs": packs}
-        path = self._keep / f"{about['domain']}.{about['task']}.{use}.json"
+        path = self._keep / f"{about['domain']}.{Path(about['file']).stem}.{use}.json"
         kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if about.items() <= kept.items():
-            return kept["results"]
-        results = evaluate(engine, items, pack=use, known=known, progress=_progress(about)).items
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(json.dumps({**about, "device": device(), "results": results}).encode())
-        return results
-
-
-def device() -> str:
-    """What is measured on."""
-    return jax.devices()[0].device_kind
+        if not about.items() <= kept.items():
+            results = evaluate(engine, items, pack=use, known=known, progress=_progress(about)).items
+            kept = {**about, "device": jax.devices()[0].device_kind, "results": results}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as file:
+                file.write(json.dumps(kept).encode())
+        self.devices.add(kept["device"])
+        return kept["results"]
 
 
 def _progress(about: dict[str, Any]) -> Callable[[int, int], None]:
@@ -104,7 +118,7 @@ def _progress(about: dict[str, Any]) -> Callable[[int, int], None]:
         now = time.monotonic()
         if now - last > TOLD_EVERY or done == total:
             last = now
-            where = f"{about['domain']} {about['task']}: {about['use']}"
+            where = f"{about['domain']} {about['file']}: {about['use']}"
             print(f"{where}, {done} of {total} ({now - started:.0f} s)", file=sys.stderr, flush=True)
 
     return progress
@@ -118,10 +132,11 @@ def matrix(engine: Engine, data: Path, keep: Path, options: argparse.Namespace) 
     for domain in domains:
         for path in sorted((data / domain).glob("test*.jsonl")):
             split = hashlib.sha256(path.read_bytes()).hexdigest()
-            for task, items in tasks_of(path, options.limit).items():
-                about = {"domain": domain, "task": task, "file": path.name, "split_digest": split,
-                         "dtype": options.dtype, "gates": options.gates}  # fmt: skip
-                rows.append(about | row_of(Parts(keep, about), engine, domain, items, packs) | {"device": device()})
+            about = {"domain": domain, "file": path.name, "split_digest": split, "dtype": options.dtype,
+                     "gates": options.gates}  # fmt: skip
+            parts = Parts(keep, about)
+            own = rows_of(parts, engine, domain, path, packs, options.limit)
+            rows += [about | row | {"devices": sorted(parts.devices)} for row in own]
     return rows
 
 
