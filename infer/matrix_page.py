@@ -43,7 +43,8 @@ def best_baseline(row: dict[str, Any], baselines: Baselines) -> tuple[str, float
 def page(rows: Sequence[dict[str, Any]], packs: Sequence[str], baselines: Baselines, command: str) -> str:
     """docs/matrix.md."""
     devices = ", ".join(sorted({device for row in rows for device in row["devices"]}))
-    how = f"Base in {rows[0]['dtype']}, packs as they ship; measured on: {devices}."
+    dtypes = ", ".join(sorted({row["dtype"] for row in rows}))
+    how = f"Base in {dtypes}, packs as they ship; measured on: {devices}."
     notes = [f"macro-F1 of {row['domain']} {row['task']}: " + ", ".join(
         f"{'base' if use == 'none' else use} {cell['macro_f1']:.3f}" for use, cell in row["cells"].items())
         for row in rows if "macro_f1" in row["cells"]["none"]]  # fmt: skip
