@@ -63,7 +63,7 @@ class PackForm:
 
     def _slot(self, buffer: Any) -> Slot:
         """With an expert's ends where they are views of the same memory."""
-        return Slot(buffer, self.layout, self.layout.ends_of(buffer) if _on_cpu() else None)
+        return Slot(buffer, self.layout, self.layout.ends_of(buffer) if _on_cpu() else None)  # pyright: ignore[reportArgumentType]
 
 
 def find_packs(directory: Path | None) -> dict[str, Path]:
