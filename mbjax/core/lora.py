@@ -28,6 +28,10 @@ class Part:
     start: jax.Array  # int32 []
     shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
 
+    @property
+    def dtype(self) -> Any:
+        return self.values.dtype
+
     def opened(self) -> jax.Array:
         """The array itself; XLA may copy it."""
         return jax.lax.dynamic_slice_in_dim(self.values, self.start, math.prod(self.shape)).reshape(self.shape)

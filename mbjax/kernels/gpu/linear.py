@@ -166,7 +166,7 @@ def _read(
     part, half = place[1], pl.ds(0, GROUP // 2)
     columns = [half, pl.ds(GROUP // 2, GROUP // 2)] if four else [pl.ds(0, GROUP)]
     return (
-        values[(*place, slice(None))] if start is None else _of_slot(values, start, *place, x_refs[0].shape[0]),
+        values[(*place, slice(None))] if start is None else _of_slot(values, start, place[0], part, x_refs[0].shape[0]),
         None if scales is None else scales[place],
         None if mins is None else mins[place],
         [[ref[part, own] for ref in x_refs] for own in columns],
