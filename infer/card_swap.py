@@ -14,14 +14,13 @@ from card_decode import warm as warm_decode
 from card_model import SLOTS, compilations, pack_buffers, statistics
 from card_rates import transfer_rates
 
-from mbjax.core.pack import Pack
 from mbjax.core.slots import Slot
 from mbjax.engine.pack_form import PackForm
 
 PACKS = 4  # in host memory, of which SLOTS are on the device
 ALONE = 100  # swaps with nothing else going on
 
-Place = Callable[[int], Pack | Slot]
+Place = Callable[[int], Slot]
 
 
 def warm(cell: Cell, notes: Notes) -> None:
