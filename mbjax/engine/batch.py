@@ -17,7 +17,7 @@ from mbjax.engine.device import Device, Group, chunks_of
 from mbjax.engine.programs import BURST, Programs, kv_dtype_of, shapes_of
 
 LANES = 8  # of a batch on the CPU
-MANY_LANES = 128  # on accelerators, where a step of so many costs little more than one of a few
+MANY_LANES = 32  # on accelerators, where a step of so many costs little more than one of a few, and 4 GB hold them
 _CAPACITY_STEP = 256  # capacities are rounded up to it, so that few programs are ever compiled
 
 

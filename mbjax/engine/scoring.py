@@ -14,8 +14,8 @@ from mbjax.core.pack import Mix
 from mbjax.core.score import token_logprobs
 
 SHORTEST = 32  # tokens of the smallest program; each longer one is twice as long
-_TOKENS_PER_BATCH, _MOST_ROWS = 1024, 16  # enough rows for a matrix product at full speed on the CPU
-_MANY_TOKENS, _MANY_ROWS = 8192, 32  # and on accelerators
+_TOKENS_PER_BATCH, _MANY_TOKENS = 1024, 8192  # for products at full speed on the CPU, and on accelerators
+_MOST_ROWS = 16  # whose logits of a stretch of tokens 4 GB have room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +58,9 @@ def row_logprobs(
     buckets: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         buckets.setdefault(_bucket(len(row.ids) - 1), []).append(i)
-    on_cpu = jax.default_backend() == "cpu"
-    most_tokens, most_rows = (_TOKENS_PER_BATCH, _MOST_ROWS) if on_cpu else (_MANY_TOKENS, _MANY_ROWS)
+    most_tokens = _TOKENS_PER_BATCH if jax.default_backend() == "cpu" else _MANY_TOKENS
     for length, members in sorted(buckets.items()):
-        n_rows = max(1, min(most_rows, most_tokens // length))
+        n_rows = max(1, min(_MOST_ROWS, most_tokens // length))
         for at in range(0, len(members), n_rows):
             batch = members[at : at + n_rows]
             padded = np.zeros((n_rows, len(packs)), np.float32)
