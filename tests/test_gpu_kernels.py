@@ -9,7 +9,6 @@ import pytest
 from jax.experimental import pallas as pl
 
 from mbjax.core.cache import LayerKV, append
-from mbjax.core.lora import Part
 from mbjax.core.ops import rms_norm, rope
 from mbjax.core.quant import INT4, INT8, Scheme, dequantize
 from mbjax.core.quantize import quantize_weight
@@ -18,6 +17,7 @@ from mbjax.kernels.gpu.attention import attend
 from mbjax.kernels.gpu.linear import Weight, linears
 from mbjax.kernels.gpu.low_rank import Delta, add_deltas
 from mbjax.kernels.gpu.place import place
+from mbjax.kernels.part import Part
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,6 @@ def test_prompts_are_read_line_by_line_and_wrong_files_named(tmp_path: Path):
 
 def test_every_pack_has_prompts_of_its_own():
     found = {path.stem: prompts_of(path) for path in WRITTEN.glob("*.jsonl")}
-    assert set(found) == {"chat", "code", "creative", "legal", "medical", "reasoning"}
+    assert set(found) == {"chat", "code", "creative", "glossary", "legal", "medical", "reasoning"}
     everything = [prompt for prompts in found.values() for prompt in prompts]
     assert len(everything) == len(set(everything)) and min(map(len, found.values())) >= 25

@@ -11,10 +11,10 @@ import jax
 
 from mbjax.core.cache import LayerKV
 from mbjax.core.config import ModelConfig
-from mbjax.core.lora import Part
 from mbjax.core.ops import linear, place_and_attend, rms_norm
 from mbjax.core.quant import QTensor
 from mbjax.kernels import gpu
+from mbjax.kernels.part import Part
 
 if TYPE_CHECKING:
     from mbjax.core.base import Layer

@@ -3,7 +3,6 @@
 Axis letters: B batch, T tokens, P packs, R rank.
 """
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,26 +14,10 @@ from jax.ad_checkpoint import checkpoint_name
 from mbjax.core.config import ModelConfig
 from mbjax.core.ops import linear
 from mbjax.core.param import fan_in, param, zeros
+from mbjax.kernels.part import Part
 
 TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 MAP_OUTPUT = "map output"  # the name by which a backward pass may keep what an adapted map gives
-
-
-@flax.struct.dataclass
-class Part:
-    """An array that lies in a slot's buffer, as a kernel reads it."""
-
-    values: jax.Array  # float32 [n], the whole slot
-    start: jax.Array  # int32 []
-    shape: tuple[int, ...] = flax.struct.field(pytree_node=False)
-
-    @property
-    def dtype(self) -> Any:
-        return self.values.dtype
-
-    def opened(self) -> jax.Array:
-        """The array itself; XLA may copy it."""
-        return jax.lax.dynamic_slice_in_dim(self.values, self.start, math.prod(self.shape)).reshape(self.shape)
 
 
 @flax.struct.dataclass

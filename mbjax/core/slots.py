@@ -17,11 +17,12 @@ import numpy as np
 
 from mbjax.core.config import ModelConfig
 from mbjax.core.expert import declare_expert
-from mbjax.core.lora import TARGETS, Lora, Part, declare_lora, map_shapes
+from mbjax.core.lora import TARGETS, Lora, declare_lora, map_shapes
 from mbjax.core.pack import Pack
 from mbjax.core.param import abstract_params
 from mbjax.kernels.bundle import MAPS, LayerPlace, MapPlace, in_huge_pages
 from mbjax.kernels.layers import DeltaPlace
+from mbjax.kernels.part import Part
 
 _ALIGN = 32  # float32 values: where a leaf of a slot may start, for what reads it in wide strides
 _EXPERT_MAPS = (*(f".attn.{name}" for name in MAPS[:4]), *(f".mlp.{name}" for name in MAPS[4:]))
@@ -177,7 +178,7 @@ def to_slot(pack: Pack, layout: SlotLayout) -> np.ndarray:
 
 def from_slot(buffer: jax.Array, layout: SlotLayout) -> Pack:
     """The padded pack that a slot's buffer [n_values] holds; pure, to be jitted. Low-rank parts stay where they are, see
-    `lora.Part`."""
+    `kernels.part`."""
 
     def one(place: tuple[int, Any]) -> Any:
         return jax.lax.dynamic_slice_in_dim(buffer, place[0], math.prod(place[1].shape)).reshape(place[1].shape)

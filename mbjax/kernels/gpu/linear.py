@@ -8,15 +8,14 @@ bits (see `kernels.tiles`). Letters: G groups of 32 inputs, O outputs of one pro
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-if TYPE_CHECKING:
-    from mbjax.core.lora import Part
+from mbjax.kernels.part import Part
 
 GROUP = 32
 _BLOCK = 4  # outputs of one program
@@ -30,7 +29,7 @@ class Weight:
     or None (then the zero of four bits is 8); bias float32 [out] and residual [1, out] are added, where given. Plain
     values may be part of a slot."""
 
-    values: "jax.Array | Part"
+    values: jax.Array | Part
     scales: jax.Array | None = None
     mins: jax.Array | None = None
     bias: jax.Array | None = None
@@ -91,10 +90,10 @@ def linears(
     return list(call(*inputs))
 
 
-def _stored(values: "jax.Array | Part", groups: int) -> tuple[list[jax.Array], bool, bool]:
+def _stored(values: jax.Array | Part, groups: int) -> tuple[list[jax.Array], bool, bool]:
     """What the kernel reads: [out, G, 32], or a slot in rows of 32 and the row that a part begins at; whether four bits
     each, and whether a part."""
-    if not isinstance(values, jax.Array):
+    if isinstance(values, Part):
         return [values.values.reshape(-1, GROUP), (values.start // GROUP).reshape(1)], False, True
     four = values.dtype == jnp.uint8
     return [values.reshape(values.shape[0], groups, GROUP // 2 if four else GROUP)], four, False

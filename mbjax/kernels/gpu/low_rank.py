@@ -3,15 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-if TYPE_CHECKING:
-    from mbjax.core.lora import Part
+from mbjax.kernels.part import Part
 
 _ALIGN = 32  # where parts of a slot begin, see `core.slots`
 _BLOCK = 64  # outputs of one program; a smaller power of two where they are not a multiple of it
@@ -24,8 +23,8 @@ class Delta:
 
     pack: int
     low: jax.Array
-    b: "jax.Array | Part"
-    scale: "jax.Array | Part"
+    b: jax.Array | Part
+    scale: jax.Array | Part
 
 
 def add_deltas(ys: Sequence[jax.Array], deltas: Sequence[Sequence[Delta]], gates: jax.Array) -> list[jax.Array]:
@@ -50,11 +49,11 @@ def add_deltas(ys: Sequence[jax.Array], deltas: Sequence[Sequence[Delta]], gates
     return list(call(*inputs))
 
 
-def _stored(x: "jax.Array | Part") -> list[jax.Array]:
+def _stored(x: jax.Array | Part) -> list[jax.Array]:
     """In one dimension, and where it begins, in steps of _ALIGN values."""
-    if isinstance(x, jax.Array):
-        return [x.reshape(-1), jnp.zeros((1,), jnp.int32)]
-    return [x.values, (x.start // _ALIGN).reshape(1)]
+    if isinstance(x, Part):
+        return [x.values, (x.start // _ALIGN).reshape(1)]
+    return [x.reshape(-1), jnp.zeros((1,), jnp.int32)]
 
 
 def _kernel(*refs: Any, firsts: tuple[int, ...], packs: tuple[tuple[int, ...], ...], blocks: tuple[int, ...]) -> None:
