@@ -114,7 +114,7 @@ def _leaves(layout: SlotLayout) -> dict[str, _Leaf]:
 
 @flax.struct.dataclass
 class Slot:
-    """A pack in the form of a layout, in one buffer, as the CPU kernel takes it.
+    """A pack in the form of a layout, in one buffer, as kernels take it.
 
     What XLA multiplies itself, an expert's two ends, may be given once more as arrays that lie in the same memory: it
     would copy them out of the buffer at every token.
