@@ -15,7 +15,10 @@ from mbjax.core.forward import forward
 from mbjax.core.lora import declare_lora
 from mbjax.core.pack import Pack
 from mbjax.core.param import init_params
+from mbjax.core.sampling import Sampling
+from mbjax.engine.device import Device, chunks_of
 from mbjax.engine.engine import Engine
+from mbjax.engine.programs import prefill_sizes
 from mbjax.errors import InputError
 from mbjax.io.hf_export import llama_config, write_hf
 from mbjax.io.load import load_base
@@ -69,14 +72,24 @@ def test_what_llama_has_no_words_for_is_refused(tmp_path):
     assert not (tmp_path / "base").exists()
 
 
-def make_pack(base, packs, name: str, seed: int) -> None:
+def make_pack(base, packs, name: str, seed: int, rank: int = 4) -> None:
     """A pack of random deltas with a route key of its own."""
-    lora = init_params(declare_lora(base.config, 4, 8.0), jax.random.key(seed))
+    lora = init_params(declare_lora(base.config, rank, 2.0 * rank), jax.random.key(seed))
     noise = lambda x: x + 0.05 * jax.random.normal(jax.random.key(seed), x.shape) if x.ndim == 2 else x
     about = About(name, name, "0.1.0", binding(base), licence="unknown", created_by="test")
     write_pack(packs / name, Pack(lora=jax.tree.map(noise, lora)), about, card=name)
     prompts = [prompt.replace("apples", name) for prompt in OWN]
     calibrate_pack(packs / name, [prompts], packs / "router", base, lambda *_: None)
+
+
+def states_after(engine, prompt: str, use: tuple[str, ...] = ()) -> list[np.ndarray]:
+    """The hidden states that the engine's programs choose tokens from: after the prompt, and the tokens of four steps."""
+    device, ids = Device(engine.base.params, engine.programs), engine.encode(prompt)
+    group = device.group([(0, use, (1.0,) * len(use), engine.packs.use(use))], len(engine.packs.ids()))
+    device.take_seat(0, Sampling(), ids)
+    last = device.prefill(group, chunks_of([ids], prefill_sizes(1)))
+    tokens = [device.choose(group, last), *(device.step(group) for _ in range(4))]
+    return [np.asarray(x) for x in (last, *tokens)]
 
 
 def test_packs_on_it_keep_the_promises(home, trained, tmp_path):
@@ -86,12 +99,17 @@ def test_packs_on_it_keep_the_promises(home, trained, tmp_path):
     make_pack(base, packs, "first", 1)
     alone = Engine.load(trained, packs=packs)
     before = alone.generate(OWN[0], pack="first", max_tokens=8)
-    make_pack(base, packs, "second", 2)
+    before_states = states_after(alone, OWN[0], ("first",))
+    make_pack(base, packs, "second", 2, rank=8)  # which makes every slot larger
     both = Engine.load(trained, packs=packs)
     after = both.generate(OWN[0], pack="first", max_tokens=8)
     assert before.tokens == after.tokens  # P2: what does not select a pack does not notice it
-    bare = Engine.load(trained, packs=None).generate(OWN[0], max_tokens=8)
-    assert both.generate(OWN[0], pack="none", max_tokens=8).tokens == bare.tokens  # P1
+    bare = Engine.load(trained, packs=None)
+    assert both.generate(OWN[0], pack="none", max_tokens=8).tokens == bare.generate(OWN[0], max_tokens=8).tokens  # P1
+    for one, other in zip(before_states, states_after(both, OWN[0], ("first",)), strict=True):
+        np.testing.assert_array_equal(one, other)  # P2, bit by bit
+    for one, other in zip(states_after(both, OWN[0]), states_after(bare, OWN[0]), strict=True):
+        np.testing.assert_array_equal(one, other)  # P1, bit by bit
     tokens = jnp.asarray([base.tokenizer.encode(OWN[0])], jnp.int32)
     plain, _ = forward(base.params, (), jnp.zeros((*tokens.shape, 0), jnp.float32), tokens, config=base.config)
     pack = both_packs(packs, base)
