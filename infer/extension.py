@@ -1,13 +1,12 @@
 """What one more pack changes for all others: the routes of their held-out prompts with and without it.
 
-    python infer/extension.py --data DIR --packs packs --added PACK [--limit N] [--write FILE] [--json]
+    python infer/extension.py --data DIR --packs packs --added PACK [--limit N] [--write docs] [--json]
 
 PACK is a pack directory with a route key for the router among `--packs`; it is laid beside copies of them, and nothing
 else changes. DIR/NAME/test*.jsonl holds the held-out prompts of the domain whose pack is called NAME; free-form,
-foreign and two-domain prompts are those of infer/data. Every prompt whose packs or gates differ is listed.
+foreign and two-domain prompts are those of infer/data. Every prompt whose packs or gates differ is listed. With `--write` this goes to docs/extension.md.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from intervals import wilson
-from routing import by_hand, held_out
+from routing import asking, by_hand, held_out
 
 from mbjax.engine.engine import Engine
 from mbjax.engine.reply import RouteItem
@@ -102,15 +101,8 @@ def _plain(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--packs", type=Path, default=Path("packs"))
+    parser = asking(__doc__, "float32")
     parser.add_argument("--added", type=Path, required=True)
-    parser.add_argument("--base", default="smollm2-135m")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--limit", type=int, help="held-out prompts of each domain")
-    parser.add_argument("--write", type=Path, metavar="FILE")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     added = options.added.name
     domains = sorted(path.parent.name for path in options.packs.glob("*/pack.json"))
@@ -123,7 +115,7 @@ def main() -> None:
     rows = summary(results, added)
     text = page(rows, results, f"python infer/extension.py {' '.join(sys.argv[1:])}", added)
     if options.write is not None:
-        with atomic_write(options.write) as file:
+        with atomic_write(options.write / "extension.md") as file:
             file.write(text.encode())
     changed = [result for result in results if result["before"] != result["after"]]
     print(json.dumps({"sets": rows, "changed": changed}, ensure_ascii=False) if options.json else text)

@@ -142,16 +142,21 @@ def table(rows: Sequence[dict[str, Any]], general: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asking(doc: str | None, dtype: str) -> argparse.ArgumentParser:
+    """With the options of programs that route held-out prompts; `dtype` is the default of the base's."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--packs", type=Path, default=Path("packs"))
     parser.add_argument("--base", default="smollm2-135m")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", default=dtype)
     parser.add_argument("--limit", type=int, help="held-out prompts of each domain")
     parser.add_argument("--write", type=Path, metavar="DOCS")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    options = asking(__doc__, "auto").parse_args()
     engine = Engine.load(options.base, packs=options.packs, dtype=options.dtype)
     if engine.routing is None:
         sys.exit("; ".join(engine.take_notes()))

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from card_model import compilations
 from made_packs import make_packs
 from report import load, parser, publish, table
 
@@ -85,18 +85,6 @@ def gaps(engine: Engine, other: list[str]) -> list[float]:
     return np.diff(times).tolist()
 
 
-def compilations() -> list[str]:
-    """Grows by one for every program that is compiled from now on."""
-    found: list[str] = []
-
-    def saw(event: str, duration_secs: float, **kwargs: Any) -> None:
-        if event == "/jax/core/compile/backend_compile_duration":
-            found.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(saw)
-    return found
-
-
 def measure(dtype: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
@@ -111,8 +99,8 @@ def measure(dtype: str) -> dict[str, Any]:
             copy = copy_seconds(engine.packs.bytes)
             from_disk = [(load_seconds(engine, p, directory / p), read_seconds(directory / p)) for p in ids * 3]
             engine.packs.limit(2, 2)
-            compiled = compilations()
-            rounds = [(gaps(engine, ["none"]), gaps(engine, ids)) for _ in range(ROUNDS)]
+            with compilations() as compiled:
+                rounds = [(gaps(engine, ["none"]), gaps(engine, ids)) for _ in range(ROUNDS)]
     return {
         "dtype": dtype,
         "pack_bytes": engine.packs.bytes,

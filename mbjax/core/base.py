@@ -15,7 +15,7 @@ from mbjax.core import few_tokens
 from mbjax.core.cache import LayerKV, append
 from mbjax.core.config import ModelConfig
 from mbjax.core.lora import MAP_OUTPUT, LayerLora, adapted
-from mbjax.core.ops import attend, attend_cached, linear, lookup, place_and_attend, rms_norm, rope
+from mbjax.core.ops import Turn, attend, attend_cached, linear, lookup, place_and_attend, rms_norm, turned
 from mbjax.core.param import fan_in, ones, param, zeros
 from mbjax.kernels import gpu
 
@@ -38,8 +38,9 @@ class Attention:
     q_norm: jax.Array | None = None  # [E], Qwen3
     k_norm: jax.Array | None = None  # [E]
 
-    def head_norms(self) -> tuple[jax.Array, jax.Array] | None:
-        return None if self.q_norm is None or self.k_norm is None else (self.q_norm, self.k_norm)
+    def turn(self, config: ModelConfig) -> Turn:
+        norms = None if self.q_norm is None or self.k_norm is None else (self.q_norm, self.k_norm)
+        return Turn(norms, config.inv_freq(), config.rms_eps)
 
 
 @flax.struct.dataclass
@@ -191,46 +192,22 @@ def _attention(
     q = _heads(adapted(x, params.q, deltas, "q", gates, params.q_bias), config.n_heads)
     k = _heads(adapted(x, params.k, deltas, "k", gates, params.k_bias), config.n_kv_heads)
     v = _heads(adapted(x, params.v, deltas, "v", gates, params.v_bias), config.n_kv_heads)
-    norms, how = params.head_norms(), {"inv_freq": config.inv_freq(), "eps": config.rms_eps}
+    turn = params.turn(config)
     if kv is None:
-        q, k = _turned(q, k, positions, norms, **how)
-        mixed = attend(q, k, v, segments)
+        mixed = attend(*turned(q, k, positions, turn), v, segments)
+    elif gpu.attends(kv.k.shape):
+        operands = (q, k, v, positions, kv, seats, turn)
+        mixed, kv = jax.lax.platform_dependent(*operands, cuda=place_and_attend, default=_place_and_attend)
     else:
-        by_op, operands = partial(_cached, **how), (q, k, v, positions, kv, seats, norms)
-        kernels = {"cuda": partial(place_and_attend, **how)} if gpu.attends(kv.k.shape) else {}
-        mixed, kv = jax.lax.platform_dependent(*operands, **kernels, default=by_op) if kernels else by_op(*operands)
+        mixed, kv = _place_and_attend(q, k, v, positions, kv, seats, turn)
     return adapted(mixed, params.o, deltas, "o", gates), kv
 
 
-def _turned(
-    q: jax.Array,
-    k: jax.Array,
-    positions: jax.Array,
-    norms: tuple[jax.Array, jax.Array] | None,
-    *,
-    inv_freq: tuple[float, ...],
-    eps: float,
-) -> tuple[jax.Array, jax.Array]:
-    """Queries and keys [B, T, N, E], normed where a base has norms of single heads, and rotated by their positions."""
-    if norms is not None:
-        q, k = rms_norm(q, norms[0], eps), rms_norm(k, norms[1], eps)
-    return rope(q, positions, inv_freq), rope(k, positions, inv_freq)
-
-
-def _cached(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    positions: jax.Array,
-    kv: LayerKV,
-    seats: jax.Array | None,
-    norms: tuple[jax.Array, jax.Array] | None,
-    *,
-    inv_freq: tuple[float, ...],
-    eps: float,
+def _place_and_attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, kv: LayerKV, seats: jax.Array | None, turn: Turn
 ) -> tuple[jax.Array, LayerKV]:
     """As `ops.place_and_attend`, operation by operation."""
-    q, k = _turned(q, k, positions, norms, inv_freq=inv_freq, eps=eps)
+    q, k = turned(q, k, positions, turn)
     kv = append(kv, k, v, positions[:, 0], seats)
     return attend_cached(q, kv, positions, seats), kv
 

@@ -70,8 +70,7 @@ def run(
         y.reshape(*shape, -1, config.head_dim)
         for y in adapted(rows, ("q", "k", "v"), (a.q, a.k, a.v), biases=biases, norm=a.norm)
     )
-    norms, how = a.head_norms(), {"inv_freq": config.inv_freq(), "eps": config.rms_eps}
-    mixed, kv = place_and_attend(q, k, v, positions, kv, seats, norms, **how)
+    mixed, kv = place_and_attend(q, k, v, positions, kv, seats, a.turn(config))
     rows = adapted(mixed.reshape(rows.shape[0], -1), ("o",), (a.o,), residual=rows)[0]
     gate, up = adapted(rows, ("gate", "up"), (m.gate, m.up), norm=m.norm)
     rows = adapted((gate, up), ("down",), (m.down,), residual=rows)[0]

@@ -90,6 +90,22 @@ def rope(x: jax.Array, positions: jax.Array, inv_freq: tuple[float, ...]) -> jax
 
 
 @flax.struct.dataclass
+class Turn:
+    """What queries and keys go through before they meet: norms of single heads, where a base has them, and rotation."""
+
+    norms: tuple[jax.Array, jax.Array] | None  # float32 [E], of queries and of keys
+    inv_freq: tuple[float, ...] = flax.struct.field(pytree_node=False)
+    eps: float = flax.struct.field(pytree_node=False)
+
+
+def turned(q: jax.Array, k: jax.Array, positions: jax.Array, turn: Turn) -> tuple[jax.Array, jax.Array]:
+    """Queries and keys [B, T, N, E], normed and rotated by their positions int32 [B, T]."""
+    if turn.norms is not None:
+        q, k = rms_norm(q, turn.norms[0], turn.eps), rms_norm(k, turn.norms[1], turn.eps)
+    return rope(q, positions, turn.inv_freq), rope(k, positions, turn.inv_freq)
+
+
+@flax.struct.dataclass
 class Rows:
     """Where the tokens of packed rows stand. Segment 0 is a prefix that every other segment of its row sees."""
 
@@ -134,37 +150,26 @@ def attend_cached(q: jax.Array, kv: LayerKV, positions: jax.Array, seats: jax.Ar
     """Attention over the cached positions up to each query's own.
 
     q [B, T, H, E]; kv [N, K, S, E] with the queries' own keys already in; positions int32 [B, T], each row's in
-    sequence; seats int32 [B] as in `Cache` -> [B, T, H*E]. Few tokens take the compiled kernel on the CPU, and so does every number of them over
-    int8; the rest is a loop of products.
+    sequence; seats int32 [B] as in `Cache` -> [B, T, H*E]. Few tokens take the compiled kernel on the CPU, and so does
+    every number of them over int8; the rest is a loop of products.
     """
     few = q.shape[1] <= attention.FEW_TOKENS or kv.k_scales is not None
-    kernels: dict[str, Any] = {}
-    if few and attention.compiled_for(q.shape):
-        kernels["cpu"] = _attend_kernel
-    if not kernels:
+    if not (few and attention.compiled_for(q.shape)):
         return _attend_blocks(q, kv, positions, seats)
-    return jax.lax.platform_dependent(q, kv, positions, seats, **kernels, default=_attend_blocks)
+    return jax.lax.platform_dependent(q, kv, positions, seats, cpu=_attend_kernel, default=_attend_blocks)
 
 
 def place_and_attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    positions: jax.Array,
-    kv: LayerKV,
-    seats: jax.Array | None,
-    norms: tuple[jax.Array, jax.Array] | None,
-    *,
-    inv_freq: tuple[float, ...],
-    eps: float,
+    q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, kv: LayerKV, seats: jax.Array | None, turn: Turn
 ) -> tuple[jax.Array, LayerKV]:
-    """On a graphics card, of what the maps give: norms of single heads, `rope`, `append` and `attend_cached`."""
+    """On a graphics card, of what the maps give: `turned`, `append` and `attend_cached`."""
     from mbjax.kernels.gpu.attention import attend
     from mbjax.kernels.gpu.place import place
 
     starts, seats = positions[:, 0], jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
     caches = tuple(part for part in (kv.k, kv.v, kv.k_scales, kv.v_scales) if part is not None)
-    queries, caches = place(q, k, v, starts, seats, jnp.asarray(inv_freq, jnp.float32), caches, norms, eps=eps)
+    inv_freq = jnp.asarray(turn.inv_freq, jnp.float32)
+    queries, caches = place(q, k, v, starts, seats, inv_freq, caches, turn.norms, eps=turn.eps)
     return attend(queries, starts, seats, *caches).reshape(*q.shape[:2], -1), LayerKV(*caches)
 
 

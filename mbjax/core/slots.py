@@ -22,9 +22,8 @@ from mbjax.core.pack import Pack
 from mbjax.core.param import abstract_params
 from mbjax.kernels.bundle import MAPS, LayerPlace, MapPlace, in_huge_pages
 from mbjax.kernels.layers import DeltaPlace
-from mbjax.kernels.part import Part
+from mbjax.kernels.part import ALIGN, Part
 
-_ALIGN = 32  # float32 values: where a leaf of a slot may start, for what reads it in wide strides
 _EXPERT_MAPS = (*(f".attn.{name}" for name in MAPS[:4]), *(f".mlp.{name}" for name in MAPS[4:]))
 _EXPERT_VECTORS = (".attn.norm", ".mlp.norm", *(f".attn.{name}" for name in ("q_bias", "k_bias", "v_bias")))
 _EXPERT_VECTORS += (".attn.q_norm", ".attn.k_norm")
@@ -179,22 +178,15 @@ def to_slot(pack: Pack, layout: SlotLayout) -> np.ndarray:
 def from_slot(buffer: jax.Array, layout: SlotLayout) -> Pack:
     """The padded pack that a slot's buffer [n_values] holds; pure, to be jitted. Low-rank parts stay where they are, see
     `kernels.part`."""
+    leaves = _leaves(layout)
 
-    def one(place: tuple[int, Any]) -> Any:
-        return jax.lax.dynamic_slice_in_dim(buffer, place[0], math.prod(place[1].shape)).reshape(place[1].shape)
+    def one(path: Any, _: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        part = Part(buffer, jnp.int32(leaves[name].start), leaves[name].shape)
+        return part if name.startswith(".lora") else part.opened()
 
-    def part(place: tuple[int, Any]) -> Any:
-        return Part(buffer, jnp.int32(place[0]), place[1].shape)
-
-    shapes, leaves = layout.pack_shapes(), _leaves(layout)
-    placed = jax.tree.map_with_path(lambda path, want: (leaves[jax.tree_util.keystr(path)].start, want), shapes)
-    made = [jax.tree.map(make, tree, is_leaf=_is_place) for make, tree in ((one, placed.expert), (part, placed.lora))]
-    return Pack(*made)
-
-
-def _is_place(x: Any) -> bool:
-    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], int)
+    return jax.tree.map_with_path(one, layout.pack_shapes())
 
 
 def _aligned(n: int) -> int:
-    return -(-n // _ALIGN) * _ALIGN
+    return -(-n // ALIGN) * ALIGN

@@ -6,6 +6,8 @@ from typing import Any
 import flax.struct
 import jax
 
+ALIGN = 32  # values: where a part may begin, for what reads it in wide strides
+
 
 @flax.struct.dataclass
 class Part:
@@ -18,6 +20,10 @@ class Part:
     @property
     def dtype(self) -> Any:
         return self.values.dtype
+
+    def line(self) -> jax.Array:
+        """Where it begins, in steps of ALIGN values, as kernels are told: int32 [1]."""
+        return (self.start // ALIGN).reshape(1)
 
     def opened(self) -> jax.Array:
         """The array itself; XLA may copy it."""

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from mbjax.kernels.part import Part
+from mbjax.kernels.part import ALIGN, Part
 
 GROUP = 32
 _BLOCK = 4  # outputs of one program
@@ -91,10 +91,11 @@ def linears(
 
 
 def _stored(values: jax.Array | Part, groups: int) -> tuple[list[jax.Array], bool, bool]:
-    """What the kernel reads: [out, G, 32], or a slot in rows of 32 and the row that a part begins at; whether four bits
-    each, and whether a part."""
+    """What the kernel reads: [out, G, 32], or a slot in lines of 32 and the line that a part begins at; whether four
+    bits each, and whether a part."""
     if isinstance(values, Part):
-        return [values.values.reshape(-1, GROUP), (values.start // GROUP).reshape(1)], False, True
+        assert ALIGN == GROUP  # a line holds a group of inputs
+        return [values.values.reshape(-1, GROUP), values.line()], False, True
     four = values.dtype == jnp.uint8
     return [values.reshape(values.shape[0], groups, GROUP // 2 if four else GROUP)], four, False
 
@@ -133,13 +134,13 @@ def _product(x_refs: Any, norm_ref: Any, own: Any, out: Any, rows: Any, form: _F
     rest = iter(own[1 + form.part :])
     scales, mins, bias, residual = (next(rest) if there else None for there in form.present)
     groups = x_refs[0].shape[0]
-    start = own[1][0] if form.part else None
+    line = own[1][0] if form.part else None
     chunk, n_pieces = _chunk(groups), 1 + form.four
     sums = jnp.zeros((rows.size, chunk, GROUP // n_pieces), jnp.float32)
     squares = jnp.zeros((chunk, GROUP // n_pieces), jnp.float32)
     for first in range(0, groups, chunk * _IN_FLIGHT):
         parts = [pl.ds(start, chunk) for start in range(first, min(groups, first + chunk * _IN_FLIGHT), chunk)]
-        read = [_read(own[0], start, scales, mins, (rows, part), x_refs, norm_ref, form.four) for part in parts]
+        read = [_read(own[0], line, scales, mins, (rows, part), x_refs, norm_ref, form.four) for part in parts]
         for values, scale, low, xs, norms in read:
             w = _weights(values, scale, low, form.four)
             for wide, x, norm in zip(w, _inputs(xs), norms, strict=True):
@@ -158,14 +159,14 @@ def _product(x_refs: Any, norm_ref: Any, own: Any, out: Any, rows: Any, form: _F
 
 
 def _read(
-    values: Any, start: Any, scales: Any, mins: Any, place: Any, x_refs: Any, norm_ref: Any, four: bool
+    values: Any, line: Any, scales: Any, mins: Any, place: Any, x_refs: Any, norm_ref: Any, four: bool
 ) -> tuple[Any, ...]:
     """All that one chunk needs, as it is stored. The inputs of a group come in two halves at four bits, as bytes hold
     them."""
     part, half = place[1], pl.ds(0, GROUP // 2)
     columns = [half, pl.ds(GROUP // 2, GROUP // 2)] if four else [pl.ds(0, GROUP)]
     return (
-        values[(*place, slice(None))] if start is None else _of_slot(values, start, place[0], part, x_refs[0].shape[0]),
+        values[(*place, slice(None))] if line is None else _of_slot(values, line, place[0], part, x_refs[0].shape[0]),
         None if scales is None else scales[place],
         None if mins is None else mins[place],
         [[ref[part, own] for ref in x_refs] for own in columns],
@@ -173,11 +174,11 @@ def _read(
     )
 
 
-def _of_slot(slot: Any, start: Any, rows: Any, part: Any, groups: int) -> jax.Array:
-    """[O, C, 32] of a part of a slot that begins at its row `start`."""
+def _of_slot(slot: Any, line: Any, rows: Any, part: Any, groups: int) -> jax.Array:
+    """[O, C, 32] of a part of a slot that begins at its line `line`."""
     row = (rows.start + jax.lax.iota(jnp.int32, rows.size))[:, None, None]
     group = (part.start + jax.lax.iota(jnp.int32, part.size))[None, :, None]
-    return slot[start + row * groups + group, jax.lax.iota(jnp.int32, GROUP)[None, None, :]]
+    return slot[line + row * groups + group, jax.lax.iota(jnp.int32, GROUP)[None, None, :]]
 
 
 def _inputs(xs: list[list[jax.Array]]) -> list[jax.Array]:

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from mbjax.kernels.part import Part
+from mbjax.kernels.part import ALIGN, Part
 
-_ALIGN = 32  # where parts of a slot begin, see `core.slots`
 _BLOCK = 64  # outputs of one program; a smaller power of two where they are not a multiple of it
 
 
@@ -50,9 +49,9 @@ def add_deltas(ys: Sequence[jax.Array], deltas: Sequence[Sequence[Delta]], gates
 
 
 def _stored(x: jax.Array | Part) -> list[jax.Array]:
-    """In one dimension, and where it begins, in steps of _ALIGN values."""
+    """In one dimension, and where it begins, as `Part.line`."""
     if isinstance(x, Part):
-        return [x.values, (x.start // _ALIGN).reshape(1)]
+        return [x.values, x.line()]
     return [x.reshape(-1), jnp.zeros((1,), jnp.int32)]
 
 
@@ -72,11 +71,11 @@ def _add(gates: Any, parts: Any, packs: tuple[int, ...], out: Any, columns: Any)
     for row in range(out.shape[0]):
         y = parts[0][row, columns].astype(jnp.float32)
         for i, pack in enumerate(packs):
-            low, b, b_start, scale, scale_start = parts[1 + 5 * i : 6 + 5 * i]
+            low, b, b_line, scale, scale_line = parts[1 + 5 * i : 6 + 5 * i]
             rank = low.shape[1]
             out_row = columns.start + jax.lax.iota(jnp.int32, columns.size)
-            at = b_start[0] * _ALIGN + out_row[:, None] * rank + jax.lax.iota(jnp.int32, rank)[None, :]
+            at = b_line[0] * ALIGN + out_row[:, None] * rank + jax.lax.iota(jnp.int32, rank)[None, :]
             term = jnp.sum(b[at].astype(jnp.float32) * low[row, :].astype(jnp.float32)[None, :], axis=1)
             gate = gates[row, pack]
-            y = y + jnp.where(gate > 0, gate * scale[scale_start[0] * _ALIGN] * term, 0.0)
+            y = y + jnp.where(gate > 0, gate * scale[scale_line[0] * ALIGN] * term, 0.0)
         out[row, columns] = y.astype(out.dtype)
