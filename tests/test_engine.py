@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -192,6 +195,18 @@ def test_closing_leaves_no_thread_and_ends_what_runs(packs):
     engine.close()
     with pytest.raises(InputError, match="closed"):
         engine.generate("more")
+
+
+def test_a_program_may_end_while_an_answer_is_being_computed():
+    code = """
+from tiny_router import tiny_base
+from mbjax.engine.engine import Engine
+engine = Engine(tiny_base(), context=256, lanes=4)
+streams = [engine.stream("more", max_tokens=250) for _ in range(40)]
+next(streams[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_drafts_change_no_greedy_token(packs):

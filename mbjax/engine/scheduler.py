@@ -1,5 +1,6 @@
 """The engine's thread: requests join and leave a batch between steps, and long prompts are taken in between them."""
 
+import atexit
 import collections
 import dataclasses
 import threading
@@ -60,6 +61,7 @@ class Scheduler:
         store.on_change = self.wake
         self._thread = threading.Thread(target=self._run, name="mbjax-engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # a thread that is inside XLA when the interpreter ends aborts the process
 
     def submit(self, request: Request) -> None:
         """Puts a request in line. Raises FailureError where the line is full, or the engine is closed."""
@@ -86,6 +88,7 @@ class Scheduler:
         with self._wake:
             self._closed = True
             self._wake.notify()
+        atexit.unregister(self.close)
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
