@@ -128,10 +128,10 @@ def run_layers(
     """
     if gates is None:
         gates = jnp.zeros((*h.shape[:2], 0), jnp.float32)
-    new_kvs = []
+    new_kvs, arrivals = [], few_tokens.no_arrivals(h.shape[0], kvs[0]) if kvs else None
     for i, layer in enumerate(layers):
-        kv = kvs[i] if kvs is not None else None
-        h, kv = _layer(layer, h, positions, kv, deltas[i] if deltas else (), gates, segments, seats, config)
+        kv, own = kvs[i] if kvs is not None else None, deltas[i] if deltas else ()
+        h, kv, arrivals = _layer(layer, h, positions, kv, own, gates, segments, seats, arrivals, config)
         new_kvs.append(kv)
     return h, tuple(new_kvs) if kvs is not None else None
 
@@ -146,16 +146,19 @@ def _layer(
     gates: jax.Array,
     segments: jax.Array | None,
     seats: jax.Array | None,
+    arrivals: jax.Array | None,
     config: ModelConfig,
-) -> tuple[jax.Array, LayerKV | None]:
+) -> tuple[jax.Array, LayerKV | None, jax.Array | None]:
     body = partial(block, config=config)
+    operands = (params, h, positions, kv, deltas, gates, segments, seats)
     if kv is None:  # a full pass may be differentiated: keep what the maps give, make the cheap rest again
         body = jax.checkpoint(body, policy=jax.checkpoint_policies.save_only_these_names(MAP_OUTPUT))
-    elif few_tokens.takes(params, h, kv, deltas):
+    elif arrivals is not None and few_tokens.takes(params, h, kv, deltas):
         few = partial(few_tokens.run, config=config)
-        operands = (params, h, positions, kv, deltas, gates, segments, seats)
-        return jax.lax.platform_dependent(*operands, cuda=few, default=body)
-    return body(params, h, positions, kv, deltas, gates, segments, seats)
+        return jax.lax.platform_dependent(
+            *operands, arrivals, cuda=few, default=lambda *args: (*body(*args[:-1]), args[-1])
+        )
+    return *body(*operands), arrivals
 
 
 def block(

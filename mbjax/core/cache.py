@@ -23,6 +23,10 @@ class LayerKV:
     k_scales: jax.Array | None = None  # float32 [N, K, S]
     v_scales: jax.Array | None = None
 
+    def arrays(self) -> tuple[jax.Array, ...]:
+        """Those that there are."""
+        return tuple(x for x in (self.k, self.v, self.k_scales, self.v_scales) if x is not None)
+
 
 @flax.struct.dataclass
 class StackedKV:

@@ -1,5 +1,5 @@
-"""A layer over a few tokens on a graphics card, where launches cost as much as bytes: seven of them for one token, and
-four more for low-rank parts. Products of several rows are XLA's. `base` has the same layer operation by operation.
+"""A layer over a few tokens on a graphics card, where launches cost as much as bytes: five of them for one token,
+and four more for low-rank parts. Products of several rows are XLA's. `base` has the same layer operation by operation.
 
 Axis letters: B batch, T tokens, R rows (B * T), D model width, H query heads, K key/value heads, E head width, P packs.
 """
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from mbjax.core.cache import LayerKV
 from mbjax.core.config import ModelConfig
-from mbjax.core.ops import linear, place_and_attend, rms_norm
+from mbjax.core.ops import Turn, linear, place_and_attend, rms_norm
 from mbjax.core.quant import QTensor
 from mbjax.kernels import gpu
 from mbjax.kernels.part import Part
@@ -30,6 +31,11 @@ def takes(params: "Layer", h: jax.Array, kv: LayerKV | None, deltas: "Sequence[L
     return all(fits(w) for w in jax.tree.leaves(params, is_leaf=_is_weight) if _is_weight(w)) and all(
         x.shape[0] & (x.shape[0] - 1) == 0 and x.shape[0] >= 16 for x in _downs(deltas)
     )
+
+
+def no_arrivals(n_rows: int, kv: LayerKV) -> jax.Array | None:
+    """What the first of several layers gets, see `run`; None where there is no such card."""
+    return jnp.zeros((n_rows * kv.k.shape[1],), jnp.int32) if gpu.available() else None
 
 
 def fits(weight: Any) -> bool:
@@ -55,9 +61,11 @@ def run(
     gates: jax.Array,
     segments: None,
     seats: jax.Array | None,
+    arrivals: jax.Array,
     config: ModelConfig,
-) -> tuple[jax.Array, LayerKV]:
-    """As `base.block`, for a layer with its cache; there are no segments then."""
+) -> tuple[jax.Array, LayerKV, jax.Array]:
+    """As `base.block`, for a layer with its cache; there are no segments then. `arrivals` int32 [B * K] is what the
+    layers hand on, zeros, see `kernels.gpu.one_token`."""
     a, m, shape = params.attn, params.mlp, h.shape[:2]
     own = gates.reshape(shape[0] * shape[1], gates.shape[-1])
 
@@ -70,11 +78,34 @@ def run(
         y.reshape(*shape, -1, config.head_dim)
         for y in adapted(rows, ("q", "k", "v"), (a.q, a.k, a.v), biases=biases, norm=a.norm)
     )
-    mixed, kv = place_and_attend(q, k, v, positions, kv, seats, a.turn(config))
+    mixed, kv, arrivals = _attention(q, k, v, positions, kv, seats, arrivals, a.turn(config))
     rows = adapted(mixed.reshape(rows.shape[0], -1), ("o",), (a.o,), residual=rows)[0]
     gate, up = adapted(rows, ("gate", "up"), (m.gate, m.up), norm=m.norm)
     rows = adapted((gate, up), ("down",), (m.down,), residual=rows)[0]
-    return rows.reshape(h.shape), kv
+    return rows.reshape(h.shape), kv, arrivals
+
+
+def _attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    kv: LayerKV,
+    seats: jax.Array | None,
+    arrivals: jax.Array,
+    turn: Turn,
+) -> tuple[jax.Array, LayerKV, jax.Array]:
+    """As `ops.place_and_attend`; of one token a row in one launch."""
+    from mbjax.kernels.gpu.one_token import QUERIES, attend_one
+
+    if q.shape[1] > 1 or q.shape[2] // k.shape[2] > QUERIES:
+        return *place_and_attend(q, k, v, positions, kv, seats, turn), arrivals
+    seats = jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
+    inv_freq = jnp.asarray(turn.inv_freq, jnp.float32)
+    mixed, arrivals, caches = attend_one(
+        q, k, v, positions[:, 0], seats, arrivals, inv_freq, kv.arrays(), turn.norms, eps=turn.eps
+    )
+    return mixed, LayerKV(*caches), arrivals
 
 
 def _adapted(

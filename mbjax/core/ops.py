@@ -167,9 +167,8 @@ def place_and_attend(
     from mbjax.kernels.gpu.place import place
 
     starts, seats = positions[:, 0], jnp.arange(q.shape[0], dtype=jnp.int32) if seats is None else seats
-    caches = tuple(part for part in (kv.k, kv.v, kv.k_scales, kv.v_scales) if part is not None)
     inv_freq = jnp.asarray(turn.inv_freq, jnp.float32)
-    queries, caches = place(q, k, v, starts, seats, inv_freq, caches, turn.norms, eps=turn.eps)
+    queries, caches = place(q, k, v, starts, seats, inv_freq, kv.arrays(), turn.norms, eps=turn.eps)
     return attend(queries, starts, seats, *caches).reshape(*q.shape[:2], -1), LayerKV(*caches)
 
 
