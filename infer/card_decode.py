@@ -33,11 +33,16 @@ def context_of(cell: Cell) -> int:
     return cell.scale.context if cell.lanes == 1 else cell.scale.lane_context
 
 
+def prompts_of(cell: Cell) -> tuple[int, ...]:
+    """Tokens of all prompts that a measurement takes in."""
+    return (context_of(cell), cell.scale.prompt, *(cell.scale.prefills if cell.lanes == 1 else ()))
+
+
 def warm(cell: Cell, notes: Notes) -> None:
     """Compiles from shapes alone."""
     form = pack_form(cell.config)
     programs = programs_for(cell.config, base_shapes(cell.config, cell.dtype), form, cell.lanes, context_of(cell))
-    notes.put(compile_s=compile_needed(programs, form, context_of(cell)))
+    notes.put(compile_s=compile_needed(programs, form, prompts_of(cell)))
     notes.put(account=sized(programs, form, Sizing(SLOTS, SLOTS), ROUTER_BYTES, None, context_of(cell)).total)
 
 
@@ -68,7 +73,7 @@ class Bench:
         self.programs: Programs = programs_for(self.config, shapes, self.form, cell.lanes, self.context)
         notes.put(base_bytes=self.programs.base_bytes(), pack_bytes=self.form.bytes, capacity=self.programs.capacity,
                   read_bytes=_read_bytes(shapes), position_bytes=self._position_bytes())  # fmt: skip
-        notes.put(compiled_again_s=compile_needed(self.programs, self.form, self.context))
+        notes.put(compiled_again_s=compile_needed(self.programs, self.form, prompts_of(cell)))
         self.params = random_base(self.config, cell.dtype)
         self.router = jax.device_put(np.ones(ROUTER_BYTES // 4, np.float32))  # stands for it, byte for byte
         self.packs = [self.form.placed(self.buffers[0])]

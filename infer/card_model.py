@@ -92,14 +92,18 @@ def programs_for(config: ModelConfig, params: Base, form: PackForm, lanes: int, 
     return Programs(params, config, form.shapes(), lanes=lanes, capacity=capacity, kv_dtype=kv)
 
 
-def compile_needed(programs: Programs, form: PackForm, prompt: int, drafts: bool = False) -> dict[str, float]:
-    """Seconds by program, of all that a measurement runs.
+def compile_needed(
+    programs: Programs, form: PackForm, prompts: tuple[int, ...], drafts: bool = False
+) -> dict[str, float]:
+    """Seconds by program, of all that a measurement with prompts of so many tokens runs: what is compiled only later
+    adds to the allocator's peak what the compiler tries out on the device.
 
     The largest chunk, the longest draft and all lanes at once need the most temporaries: of the other programs of an
     engine none changes the account.
     """
     lanes, seconds = programs.lanes, {}
-    sizes = sorted({size for size in prefill_sizes(lanes) if size <= programs.capacity} & set(_cut(prompt, lanes)))
+    cut = {size for prompt in prompts for size in _cut(prompt, lanes)}
+    sizes = sorted({size for size in prefill_sizes(lanes) if size <= programs.capacity} & cut)
     jobs: list[tuple[str, Any]] = [("take_seat", programs.take_seat), ("choose", programs.choose)]
     for size in sizes:
         jobs.append((f"understand {size}", lambda size=size: programs.understand(size)))

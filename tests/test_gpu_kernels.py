@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
 
 from mbjax.core.cache import LayerKV, append
 from mbjax.core.ops import rms_norm, rope
@@ -16,6 +17,7 @@ from mbjax.kernels import twins
 from mbjax.kernels.gpu.attention import attend
 from mbjax.kernels.gpu.linear import Weight, linears
 from mbjax.kernels.gpu.low_rank import Delta, add_deltas
+from mbjax.kernels.gpu.one_token import attend_one
 from mbjax.kernels.gpu.place import place
 from mbjax.kernels.part import Part
 
@@ -47,8 +49,13 @@ def test_products_with_norm_bias_and_residual(scheme: Scheme | None) -> None:
 
 
 def test_a_pair_is_gated() -> None:
-    gate, up, w = normal(0, 1, 96), normal(1, 1, 96), normal(2, 8, 96)
-    close(linears((gate, up), [Weight(w)])[0], jnp.einsum("ri,oi->ro", jax.nn.silu(gate) * up, w))
+    x, norm, gate, up = normal(0, 1, 96), 1 + normal(1, 96), normal(2, 16, 96), normal(3, 16, 96)
+    got = linears(x, [Weight(gate), Weight(up)], norm=norm, eps=1e-5, gated=True)
+    a, b = (jnp.einsum("ri,oi->ro", rms_norm(x, norm, 1e-5), w) for w in (gate, up))
+    close(got[0], jax.nn.silu(a) * b)
+    delta = Delta(0, normal(4, 1, 16), normal(5, 16, 16), jnp.float32(2))
+    got = add_deltas([a, b], [[delta], []], jnp.full((1, 1), 0.5), gated=True)
+    close(got[0], jax.nn.silu(a + jnp.einsum("rk,ok->ro", delta.low, delta.b)) * b)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +95,27 @@ def test_keys_and_values_are_put_in_place(dtype: str, normed: bool) -> None:
             assert jnp.mean(mine != theirs) < 0.01
         else:
             close(mine, theirs)
+
+
+@pytest.mark.parametrize(("dtype", "normed", "capacity"), [("float32", True, 384), ("int8", False, 320)])
+def test_one_token_is_placed_and_attends_in_one_launch(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, normed: bool, capacity: int
+) -> None:
+    monkeypatch.setattr(triton, "debug_barrier", lambda: None)  # which the interpreter does not know
+    q, k, v = normal(0, 3, 1, 6, 32), normal(1, 3, 1, 2, 32), normal(2, 3, 1, 2, 32)
+    starts, seats = jnp.asarray([130, 0, capacity - 1], jnp.int32), jnp.asarray([2, 0, 3], jnp.int32)
+    inv_freq = jnp.asarray(1.0 / 10000 ** (np.arange(0, 32, 2) / 32), jnp.float32)
+    norms = (1 + normal(3, 32), 1 + normal(4, 32)) if normed else None
+    caches: tuple = (normal(5, 4, 2, capacity, 32), normal(6, 4, 2, capacity, 32))
+    if dtype == "int8":
+        (a, a_scales), (b, b_scales) = map(twins.quantize_kv, caches)
+        caches = (a, b, a_scales, b_scales)
+    queries, want = place(q, k, v, starts, seats, inv_freq, caches, norms, eps=1e-5)
+    arrivals = jnp.zeros((6,), jnp.int32)
+    mixed, arrivals, got = attend_one(q, k, v, starts, seats, arrivals, inv_freq, caches, norms, eps=1e-5)
+    assert not arrivals.any()
+    close(mixed, attend(queries, starts, seats, *want))
+    jax.tree.map(close, got, want)
 
 
 def in_slot(*arrays: jax.Array) -> list[Part]:

@@ -80,8 +80,8 @@ def run(
     )
     mixed, kv, arrivals = _attention(q, k, v, positions, kv, seats, arrivals, a.turn(config))
     rows = adapted(mixed.reshape(rows.shape[0], -1), ("o",), (a.o,), residual=rows)[0]
-    gate, up = adapted(rows, ("gate", "up"), (m.gate, m.up), norm=m.norm)
-    rows = adapted((gate, up), ("down",), (m.down,), residual=rows)[0]
+    inner = adapted(rows, ("gate", "up"), (m.gate, m.up), norm=m.norm, gated=True)[0]
+    rows = adapted(inner, ("down",), (m.down,), residual=rows)[0]
     return rows.reshape(h.shape), kv, arrivals
 
 
@@ -109,7 +109,7 @@ def _attention(
 
 
 def _adapted(
-    x: Any,
+    x: jax.Array,
     names: Sequence[str],
     weights: Sequence[Any],
     deltas: "Sequence[LayerLora | None]",
@@ -119,41 +119,60 @@ def _adapted(
     norm: jax.Array | None = None,
     biases: Sequence[jax.Array | None] | None = None,
     residual: jax.Array | None = None,
+    gated: bool = False,
 ) -> list[jax.Array]:
-    """x [R, in] through several maps and what the packs add to each: the deltas' first halves go with the maps."""
-    from mbjax.kernels.gpu.low_rank import Delta, add_deltas
-
+    """x [R, in] through several maps and what the packs add to each: the deltas' first halves go with the maps. Of
+    two that are gated, silu(first) * second."""
     there = [(p, layer) for p, layer in enumerate(deltas) if layer is not None]
     found = [(p, i, getattr(layer, name)) for p, layer in there for i, name in enumerate(names)]
     found = [(p, i, low_rank) for p, i, low_rank in found if low_rank is not None]
-    products = _products_of_one if gates.shape[0] == 1 else _products
     biases = biases or [None] * len(weights)
-    ys = products(x, weights, [low_rank.a for _, _, low_rank in found], norm, eps, biases, residual)
+    downs = [low_rank.a for _, _, low_rank in found]
+    if gates.shape[0] == 1:
+        ys = _products_of_one(x, weights, downs, norm, eps, biases, residual, gated and not found)
+    else:
+        ys = _products(x, weights, downs, norm, eps, biases, residual, gated and not found)
     if not found:
         return ys
+    from mbjax.kernels.gpu.low_rank import Delta, add_deltas
+
     parts: list[list[Delta]] = [[] for _ in weights]
     for (p, i, low_rank), low in zip(found, ys[len(weights) :], strict=True):
         parts[i].append(Delta(p, low, low_rank.b, low_rank.scale))
-    return add_deltas(ys[: len(weights)], parts, gates)
+    return add_deltas(ys[: len(weights)], parts, gates, gated=gated)
 
 
 def _products_of_one(
-    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array | Part], norm: Any, eps: float, biases: Any, residual: Any
+    x: jax.Array,
+    weights: Sequence[Any],
+    downs: Sequence[jax.Array | Part],
+    norm: Any,
+    eps: float,
+    biases: Any,
+    residual: Any,
+    gated: bool,
 ) -> list[jax.Array]:
     """One row through the maps, with what comes before and after, and the deltas' first halves: one launch."""
     from mbjax.kernels.gpu.linear import Weight, linears
 
     maps = [_weight(w, bias, residual) for w, bias in zip(weights, biases, strict=True)]
-    return linears(x, [*maps, *(Weight(down) for down in downs)], norm=norm, eps=eps)
+    return linears(x, [*maps, *(Weight(down) for down in downs)], norm=norm, eps=eps, gated=gated)
 
 
 def _products(
-    x: Any, weights: Sequence[Any], downs: Sequence[jax.Array | Part], norm: Any, eps: float, biases: Any, residual: Any
+    x: jax.Array,
+    weights: Sequence[Any],
+    downs: Sequence[jax.Array | Part],
+    norm: Any,
+    eps: float,
+    biases: Any,
+    residual: Any,
+    gated: bool,
 ) -> list[jax.Array]:
     """The same of several rows, whose products are matrix products."""
-    x = jax.nn.silu(x[0]) * x[1] if isinstance(x, tuple) else x
     x = x if norm is None else rms_norm(x, norm, eps)
     ys = [linear(x, w, bias) for w, bias in zip(weights, biases, strict=True)]
+    ys = [jax.nn.silu(ys[0]) * ys[1]] if gated else ys
     arrays = [down.opened() if isinstance(down, Part) else down for down in downs]
     return [*(ys if residual is None else [residual + ys[0]]), *(linear(x, down.astype(x.dtype)) for down in arrays)]
 

@@ -83,7 +83,7 @@ def sample(logits: jax.Array, lanes: Lanes, position: jax.Array) -> tuple[jax.Ar
 
     A lane's random numbers come from its own seed and position: neighbours do not matter.
     """
-    logits = jax.lax.cond(jnp.any(lanes.penalty != 1), _penalised, lambda x, _: x, logits, lanes)
+    logits = _penalised(logits, lanes)
     token = jax.lax.cond(jnp.any(lanes.temperature > 0), _sampled, _greedy, logits, lanes, position)
     rows = jnp.arange(token.shape[0], dtype=jnp.int32)
     return token, dataclasses.replace(lanes, seen=lanes.seen.at[rows, token].set(True))
@@ -144,4 +144,7 @@ def _largest(holds: Callable[[jax.Array], jax.Array], order: jax.Array) -> jax.A
         candidate = threshold | (jnp.uint32(0x80000000) >> i.astype(jnp.uint32))
         return jnp.where(holds(candidate), candidate, threshold)
 
-    return jax.lax.fori_loop(0, 32, settle, jnp.zeros(order.shape[:1], jnp.uint32))
+    unrolled = (
+        jax.default_backend() != "cpu"
+    )  # with a loop in it, a branch is taken by the host, who waits for its flag
+    return jax.lax.fori_loop(0, 32, settle, jnp.zeros(order.shape[:1], jnp.uint32), unroll=unrolled)

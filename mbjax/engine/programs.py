@@ -270,13 +270,14 @@ class Programs:
         return dict(self._temporaries)
 
     def most_temporary_bytes(self) -> int:
-        """What may be alive at once: one prefill, and two steps of which one waits behind the other; accelerators give
-        what it needs out in the order of their stream, so that one step's is used again."""
+        """What may be alive at once: one prefill, and two steps of which one waits behind the other. Accelerators give it
+        out in the order of their stream, so that all programs have it in turn."""
         found = self.temporary_bytes()
+        if jax.default_backend() != "cpu":
+            return max(found.values(), default=0)
         steps = {name: size for name, size in found.items() if name.startswith(("decode", "verify", "choose"))}
         rest = [size for name, size in found.items() if name not in steps]
-        waiting = 2 if jax.default_backend() == "cpu" else 1
-        return max(rest, default=0) + waiting * max(steps.values(), default=0)
+        return max(rest, default=0) + 2 * max(steps.values(), default=0)
 
     def _state(self, n_packs: int, rows: int) -> tuple[Any, ...]:
         """What every step takes: params, mix, cache and seats, as shapes."""

@@ -1,6 +1,6 @@
 """Products of one row with several weights that read the same input: one launch, every weight read once.
 
-What comes before a product (norm, or the gate of the feed-forward) and after it (bias, residual stream) is done on the
+What comes before a product (norm) and after it (bias, residual stream, the gate of the feed-forward) is done on the
 way. Weights are plain, [out, in], in bfloat16 or float32, or quantised in groups of 32 with scales, and minima at four
 bits (see `kernels.tiles`). Letters: G groups of 32 inputs, O outputs of one program, C groups of a chunk.
 """
@@ -8,7 +8,7 @@ bits (see `kernels.tiles`). Letters: G groups of 32 inputs, O outputs of one pro
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,6 @@ class _Form:
     """What of a weight there is, and where its programs begin."""
 
     first: int
-    four: bool
     part: bool
     present: tuple[bool, ...]  # scales, mins, bias, residual
 
@@ -58,46 +57,40 @@ def fits(weight: Weight, width: int) -> bool:
 
 
 def linears(
-    x: jax.Array | tuple[jax.Array, jax.Array],
-    weights: Sequence[Weight],
-    *,
-    norm: jax.Array | None = None,
-    eps: float = 0.0,
+    x: jax.Array, weights: Sequence[Weight], *, norm: jax.Array | None = None, eps: float = 0.0, gated: bool = False
 ) -> list[jax.Array]:
     """x [1, in] through each weight, in x's dtype; sums are float32.
 
-    norm float32 [in]: of rms_norm(x) instead. A pair (gate, up) stands for silu(gate) * up.
+    norm float32 [in]: of rms_norm(x) instead. gated: of two weights (gate, up) the one result silu(gate) * up.
     """
-    parts = x if isinstance(x, tuple) else (x,)
-    groups = parts[0].shape[1] // GROUP
+    groups = x.shape[1] // GROUP
     block, warps = _blocking(groups, weights)
-    inputs = [part.reshape(groups, GROUP) for part in parts]
-    inputs += [] if norm is None else [norm.reshape(groups, GROUP)]
+    inputs = [x.reshape(groups, GROUP), *([] if norm is None else [norm.reshape(groups, GROUP)])]
     forms, first = [], 0
     for weight in weights:
-        found, four, is_part = _stored(weight.values, groups)
+        found, is_part = _stored(weight.values, groups)
         own = (weight.scales, weight.mins, weight.bias, weight.residual)
-        forms.append(_Form(first, four, is_part, tuple(part is not None for part in own)))
-        first += weight.out // block
+        forms.append(_Form(first, is_part, tuple(part is not None for part in own)))
+        first += 0 if gated else weight.out // block
         inputs += [*found, *(part for part in own if part is not None)]
+    outs = weights[:1] if gated else weights
     call = pl.pallas_call(
-        partial(_kernel, forms=tuple(forms), paired=len(parts) == 2, norm=norm is not None, eps=eps, block=block),
-        grid=(first,),
-        out_shape=[jax.ShapeDtypeStruct((1, weight.out), parts[0].dtype) for weight in weights],
+        partial(_kernel, forms=tuple(forms), norm=norm is not None, eps=eps, block=block, gated=gated),
+        grid=(first or weights[0].out // block,),
+        out_shape=[jax.ShapeDtypeStruct((1, weight.out), x.dtype) for weight in outs],
         compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
         name="linears",
     )
     return list(call(*inputs))
 
 
-def _stored(values: jax.Array | Part, groups: int) -> tuple[list[jax.Array], bool, bool]:
-    """What the kernel reads: [out, G, 32], or a slot in lines of 32 and the line that a part begins at; whether four
-    bits each, and whether a part."""
+def _stored(values: jax.Array | Part, groups: int) -> tuple[list[jax.Array], bool]:
+    """What the kernel reads: [out, G, 32], of four bits [out, G, 16], or a slot in lines of 32 and the line that a part
+    begins at; and whether it is a part."""
     if isinstance(values, Part):
         assert ALIGN == GROUP  # a line holds a group of inputs
-        return [values.values.reshape(-1, GROUP), values.line()], False, True
-    four = values.dtype == jnp.uint8
-    return [values.reshape(values.shape[0], groups, GROUP // 2 if four else GROUP)], four, False
+        return [values.values.reshape(-1, GROUP), values.line()], True
+    return [values.reshape(values.shape[0], groups, -1)], False
 
 
 def _blocking(groups: int, weights: Sequence[Weight]) -> tuple[int, int]:
@@ -113,65 +106,90 @@ def _chunk(groups: int) -> int:
     return min(GROUP, groups & -groups)
 
 
-def _kernel(*refs: Any, forms: tuple[_Form, ...], paired: bool, norm: bool, eps: float, block: int) -> None:
-    refs, outs = refs[: -len(forms)], refs[-len(forms) :]
-    n_x = 1 + paired
-    x_refs, norm_ref, at = refs[:n_x], refs[n_x] if norm else None, n_x + norm
+def _kernel(*refs: Any, forms: tuple[_Form, ...], norm: bool, eps: float, block: int, gated: bool) -> None:
+    n_outs = 1 if gated else len(forms)
+    refs, outs = refs[:-n_outs], refs[-n_outs:]
+    norm_ref, at = refs[1] if norm else None, 1 + norm
+    stored = []
+    for form in forms:
+        stored.append(_Stored.of(refs[at:], form))
+        at += 1 + form.part + sum(form.present)
+    if gated:
+        rows = pl.ds(pl.program_id(0) * block, block)
+        gate, up = _products(refs[0], norm_ref, stored, rows, eps)
+        outs[0][0, rows] = (gate * jax.nn.sigmoid(gate) * up).astype(outs[0].dtype)
+        return
     program = pl.program_id(0)
-    for form, out in zip(forms, outs, strict=True):
-        own = refs[at : at + 1 + form.part + sum(form.present)]
-        at += len(own)
+    for form, own, out in zip(forms, stored, outs, strict=True):
         end = form.first + out.shape[1] // block
 
         @pl.when((program >= form.first) & (program < end))
-        def _(form: _Form = form, own: Any = own, out: Any = out) -> None:
+        def _(form: _Form = form, own: _Stored = own, out: Any = out) -> None:
             rows = pl.ds((program - form.first) * block, block)
-            _product(x_refs, norm_ref, own, out, rows, form, eps)
+            y = _products(refs[0], norm_ref, [own], rows, eps)[0]
+            out[0, rows] = y.astype(out.dtype)
 
 
-def _product(x_refs: Any, norm_ref: Any, own: Any, out: Any, rows: Any, form: _Form, eps: float) -> None:
-    """The outputs `rows` of one weight."""
-    rest = iter(own[1 + form.part :])
-    scales, mins, bias, residual = (next(rest) if there else None for there in form.present)
-    groups = x_refs[0].shape[0]
-    line = own[1][0] if form.part else None
-    chunk, n_pieces = _chunk(groups), 1 + form.four
-    sums = jnp.zeros((rows.size, chunk, GROUP // n_pieces), jnp.float32)
-    squares = jnp.zeros((chunk, GROUP // n_pieces), jnp.float32)
+class _Stored(NamedTuple):
+    """The refs of a weight; None where there is no such part."""
+
+    values: Any
+    line: Any
+    scales: Any
+    mins: Any
+    bias: Any
+    residual: Any
+
+    @classmethod
+    def of(cls, refs: Any, form: _Form) -> "_Stored":
+        rest = iter(refs[1 + form.part :])
+        return cls(refs[0], refs[1] if form.part else None, *(next(rest) if there else None for there in form.present))
+
+    @property
+    def four(self) -> bool:
+        return self.values.dtype == jnp.uint8
+
+    def read(self, rows: Any, part: Any, groups: int) -> tuple[Any, Any, Any]:
+        """Values [O, C, 32], or [O, C, 16] of four bits; scales and mins [O, C] or None."""
+        if self.line is not None:
+            return _of_slot(self.values, self.line[0], rows, part, groups), None, None
+        scales, mins = (None if ref is None else ref[rows, part] for ref in (self.scales, self.mins))
+        return self.values[rows, part, :], scales, mins
+
+    def after(self, y: jax.Array, rows: Any) -> jax.Array:
+        """y with what is added to it."""
+        y = y if self.bias is None else y + self.bias[rows]
+        return y if self.residual is None else y + self.residual[0, rows].astype(jnp.float32)
+
+
+def _products(x_ref: Any, norm_ref: Any, stored: Sequence[_Stored], rows: Any, eps: float) -> list[jax.Array]:
+    """The outputs `rows` of each weight, float32 [O]. All that some chunks need is read before the first is used; the
+    inputs of a group come in two halves at four bits, as bytes hold them."""
+    groups, halves = x_ref.shape[0], 1 + stored[0].four
+    chunk, width = _chunk(groups), GROUP // halves
+    columns = [pl.ds(half * width, width) for half in range(halves)]
+    sums = [jnp.zeros((rows.size, chunk, width), jnp.float32) for _ in stored]
+    squares = jnp.zeros((chunk, width), jnp.float32)
     for first in range(0, groups, chunk * _IN_FLIGHT):
-        parts = [pl.ds(start, chunk) for start in range(first, min(groups, first + chunk * _IN_FLIGHT), chunk)]
-        read = [_read(own[0], line, scales, mins, (rows, part), x_refs, norm_ref, form.four) for part in parts]
-        for values, scale, low, xs, norms in read:
-            w = _weights(values, scale, low, form.four)
-            for wide, x, norm in zip(w, _inputs(xs), norms, strict=True):
-                if norm is not None:
-                    squares += x * x
-                    x = x * norm
-                sums += wide * x[None]
-    y = jnp.sum(jnp.sum(sums, axis=2), axis=1)
+        read = []
+        for start in range(first, min(groups, first + chunk * _IN_FLIGHT), chunk):
+            part = pl.ds(start, chunk)
+            weights = [own.read(rows, part, groups) for own in stored]
+            read.append(
+                (weights, *([None if ref is None else ref[part, own] for own in columns] for ref in (x_ref, norm_ref)))
+            )
+        for weights, xs, norms in read:
+            xs = [x.astype(jnp.float32) for x in xs]
+            if norm_ref is not None:
+                squares = sum((x * x for x in xs), squares)
+                xs = [x * norm for x, norm in zip(xs, norms, strict=True)]
+            for i, weight in enumerate(weights):
+                sums[i] = sum((wide * x[None] for wide, x in zip(_widened(*weight), xs, strict=True)), sums[i])
+    ys = [jnp.sum(jnp.sum(own, axis=2), axis=1) for own in sums]
     if norm_ref is not None:
-        y = y * jax.lax.rsqrt(jnp.sum(squares) / (groups * GROUP) + eps)
-    if bias is not None:
-        y = y + bias[rows]
-    if residual is not None:
-        y = y + residual[0, rows].astype(jnp.float32)
-    out[0, rows] = y.astype(out.dtype)
-
-
-def _read(
-    values: Any, line: Any, scales: Any, mins: Any, place: Any, x_refs: Any, norm_ref: Any, four: bool
-) -> tuple[Any, ...]:
-    """All that one chunk needs, as it is stored. The inputs of a group come in two halves at four bits, as bytes hold
-    them."""
-    part, half = place[1], pl.ds(0, GROUP // 2)
-    columns = [half, pl.ds(GROUP // 2, GROUP // 2)] if four else [pl.ds(0, GROUP)]
-    return (
-        values[(*place, slice(None))] if line is None else _of_slot(values, line, place[0], part, x_refs[0].shape[0]),
-        None if scales is None else scales[place],
-        None if mins is None else mins[place],
-        [[ref[part, own] for ref in x_refs] for own in columns],
-        [None if norm_ref is None else norm_ref[part, own] for own in columns],
-    )
+        by = jax.lax.rsqrt(jnp.sum(squares) / (groups * GROUP) + eps)
+        ys = [y * by for y in ys]
+    return [own.after(y, rows) for y, own in zip(ys, stored, strict=True)]
 
 
 def _of_slot(slot: Any, line: Any, rows: Any, part: Any, groups: int) -> jax.Array:
@@ -181,18 +199,12 @@ def _of_slot(slot: Any, line: Any, rows: Any, part: Any, groups: int) -> jax.Arr
     return slot[line + row * groups + group, jax.lax.iota(jnp.int32, GROUP)[None, None, :]]
 
 
-def _inputs(xs: list[list[jax.Array]]) -> list[jax.Array]:
-    """float32 [C, 32], or in two halves."""
-    wide = [[x.astype(jnp.float32) for x in own] for own in xs]
-    return [own[0] if len(own) == 1 else own[0] * jax.nn.sigmoid(own[0]) * own[1] for own in wide]
-
-
-def _weights(values: jax.Array, scale: jax.Array | None, low: jax.Array | None, four: bool) -> list[jax.Array]:
+def _widened(values: jax.Array, scale: jax.Array | None, low: jax.Array | None) -> list[jax.Array]:
     """float32 [O, C, 32]; of four bits the low halves, inputs [0, 16) of each group, and the high ones."""
     if scale is None:
         return [values.astype(jnp.float32)]
     by = scale.astype(jnp.float32)
-    if not four:
+    if values.dtype != jnp.uint8:
         return [values.astype(jnp.float32) * by[:, :, None]]
     bits, shift = values.astype(jnp.int32), -8.0 * by if low is None else low.astype(jnp.float32)
     return [half.astype(jnp.float32) * by[:, :, None] + shift[:, :, None] for half in (bits & 15, bits >> 4)]

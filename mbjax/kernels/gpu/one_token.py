@@ -48,7 +48,7 @@ def attend_one(
     Returns what the heads give [B, 1, H, E], and arrivals, zeros again, and the caches, updated in place where they are
     donated.
     """
-    n_batch, _, n_heads, width = q.shape
+    n_batch, width = q.shape[0], q.shape[3]
     n_kv, capacity = caches[0].shape[1:3]
     split = _SPLIT if capacity % _SPLIT == 0 else POSITIONS
     shape = _Shape(split, norms is not None, len(caches), eps)
