@@ -89,10 +89,13 @@ def summary(cells: dict[str, Any]) -> str:
     return "\n".join(section for section in sections if section)
 
 
-def page(cells: dict[str, Any], command: str) -> None:
-    """Writes docs/card.md and docs/card.png."""
+def page(cells: dict[str, Any], earlier: dict[str, Any], command: str) -> None:
+    """Writes docs/card.md and docs/card.png. What `earlier` has beyond the cells gets a part of its own, with the rates
+    that were measured along with it."""
     plot(cells, derived(cells), DOCS / "card.png")
     text = f"# A 4 GB card, measured\n\n`{command}`\n\n{summary(cells)}\n![Decoding and memory](card.png)\n"
+    rest = {name: cell for name, cell in earlier.items() if name == "rates" or name not in cells}
+    text += f"\n# Measured with earlier code, on another machine\n\n{summary(rest)}" if earlier else ""
     with atomic_write(DOCS / "card.md") as file:
         file.write(text.encode())
 

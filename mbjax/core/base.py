@@ -158,7 +158,8 @@ def _layer(
         return jax.lax.platform_dependent(
             *operands, arrivals, cuda=few, default=lambda *args: (*body(*args[:-1]), args[-1])
         )
-    return *body(*operands), arrivals
+    h, kv = body(*operands)
+    return h, kv, arrivals
 
 
 def block(

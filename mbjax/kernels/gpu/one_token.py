@@ -65,7 +65,7 @@ def attend_one(
             *(jax.ShapeDtypeStruct(x, jnp.float32) for x in scratch),
         ],
         input_output_aliases={len(operands) - len(kept) + i: 1 + i for i in range(len(kept))},
-        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
+        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=2),
         name="attend_one",
     )(*operands)
     return found[0], found[1], tuple(found[2 : 2 + len(caches)])
