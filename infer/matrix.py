@@ -1,10 +1,10 @@
 """Every pack on every domain's held-out set: base, each pack forced, the router's choice, and the oracle's.
 
-    python infer/matrix.py --data DIR --packs packs [--only DOMAIN] [--limit N] [--keep DIR] [--baselines FILE]
-        [--write docs] [--scores] [--json]
+    python infer/matrix.py --data DIR --packs packs [--only DOMAIN] [--limit DOMAIN=N ...] [--keep DIR]
+        [--baselines FILE] [--write docs] [--scores] [--json]
 
 DIR/NAME/test.jsonl holds the held-out lines of the domain whose pack is called NAME (and DIR/NAME/test_*.jsonl more of
-them, in other forms); `--limit` takes an even choice of so many lines of each task. The oracle always uses the
+them, in other forms); `--limit` takes an even choice of so many lines of each of a domain's tasks. The oracle always uses the
 domain's own pack. The results of each choice of packs are put down in `--keep`; what is there for the same packs and
 lines is not measured again, so an interrupted run goes on, and several may share the domains. `--baselines` is what
 `python train/baselines.py DIR/NAME ... --json` printed. With `--write` the table goes to docs/matrix.md and its heat map
@@ -135,7 +135,7 @@ def matrix(engine: Engine, data: Path, keep: Path, options: argparse.Namespace) 
             about = {"domain": domain, "file": path.name, "split_digest": split, "dtype": options.dtype,
                      "gates": options.gates}  # fmt: skip
             parts = Parts(keep, about)
-            own = rows_of(parts, engine, domain, path, packs, options.limit)
+            own = rows_of(parts, engine, domain, path, packs, options.limit.get(domain))
             rows += [about | row | {"devices": sorted(parts.devices)} for row in own]
     return rows
 
@@ -156,6 +156,13 @@ def read_baselines(path: Path | None) -> dict[tuple[str, str], dict[str, float]]
     return found
 
 
+def _limit(text: str) -> tuple[str, int]:
+    domain, _, n = text.partition("=")
+    if not domain or not n.isdigit() or int(n) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no limit: give DOMAIN=N, such as medical=400")
+    return domain, int(n)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -163,7 +170,7 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2-135m")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--only", metavar="DOMAIN")
-    parser.add_argument("--limit", type=int)
+    parser.add_argument("--limit", type=_limit, nargs="+", default=[], metavar="DOMAIN=N")
     parser.add_argument("--gates", default="root", help="one, root or share")
     parser.add_argument("--keep", type=Path, default=Path("runs/matrix"), metavar="DIR")
     parser.add_argument("--baselines", type=Path, metavar="FILE")
@@ -171,6 +178,7 @@ def main() -> None:
     parser.add_argument("--scores", action="store_true", help="write the rows into the packs")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    options.limit = dict(options.limit)
     try:
         engine = Engine.load(options.base, packs=options.packs, dtype=options.dtype, gate_rule=options.gates)
         rows, packs = matrix(engine, options.data, options.keep, options), engine.packs.ids()
@@ -178,7 +186,7 @@ def main() -> None:
             print(note, file=sys.stderr)
         baselines = read_baselines(options.baselines)
         if options.scores:
-            write_scores(rows, baselines, options.packs, engine.base, limit=options.limit)
+            write_scores(rows, baselines, options.packs, engine.base, limits=options.limit)
     except MbjaxError as error:
         parser.exit(error.exit_status, f"{error}\n")
     if options.write is not None:

@@ -89,17 +89,17 @@ def heat_map(rows: Sequence[dict[str, Any]], packs: Sequence[str], path: Path) -
 
 
 def write_scores(
-    rows: Sequence[dict[str, Any]], baselines: Baselines, packs: Path, base: LoadedBase, *, limit: int | None
+    rows: Sequence[dict[str, Any]], baselines: Baselines, packs: Path, base: LoadedBase, *, limits: dict[str, int]
 ) -> None:
     """Gives every pack the rows of its domain as scores; wrong packs and baselines stand under `others`."""
     for domain in dict.fromkeys(row["domain"] for row in rows):
         own = [row for row in rows if row["domain"] == domain]
-        put_scores(packs / domain, [_score(row, baselines, limit) for row in own], base)
+        put_scores(packs / domain, [_score(row, baselines, limits.get(domain)) for row in own], base)
 
 
 def _score(row: dict[str, Any], baselines: Baselines, limit: int | None) -> Score:
     domain, cells = row["domain"], row["cells"]
-    part = "" if limit is None else f" --limit {limit}"
+    part = "" if limit is None else f" --limit {domain}={limit}"
     command = f"python infer/matrix.py --data build --only {domain} --dtype {row['dtype']}{part} --scores"
     others = {use: cell["value"] for use, cell in cells.items() if use not in ("none", "auto", domain)}
     others |= {f"baseline: {name}": value for name, value in baselines.get((domain, row["task"]), {}).items()}

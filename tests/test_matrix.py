@@ -35,7 +35,7 @@ def test_rows_are_kept_and_become_a_page_and_scores(place, tmp_path):
     root, base = place
     packs = shutil.copytree(root / "packs", tmp_path / "packs")
     engine = Engine(base, packs=packs, context=256)
-    options = argparse.Namespace(only=None, packs=packs, limit=4, dtype="float32", gates="root")
+    options = argparse.Namespace(only=None, packs=packs, limit={"sums": 4, "shouts": 4}, dtype="float32", gates="root")
     rows = matrix(engine, root / "data", tmp_path / "keep", options)
     assert [row["domain"] for row in rows] == ["shouts", "sums"] and all(row["n"] == 4 for row in rows)
     assert {"none", "shouts", "sums", "auto"} == set(rows[0]["cells"])
@@ -46,7 +46,7 @@ def test_rows_are_kept_and_become_a_page_and_scores(place, tmp_path):
     kept.write_text(json.dumps(document), encoding="utf-8")
     again = matrix(engine, root / "data", tmp_path / "keep", options)
     assert again[1]["cells"]["shouts"]["value"] == 1 and again[0] == rows[0]  # what is there is not measured again
-    options.limit = 5
+    options.limit = {"sums": 5}
     again = matrix(engine, root / "data", tmp_path / "keep", options)
     assert again[1]["n"] == 5 and json.loads(kept.read_text(encoding="utf-8"))["n"] == 5  # other lines are
     baselines = tmp_path / "baselines.json"
@@ -55,9 +55,9 @@ def test_rows_are_kept_and_become_a_page_and_scores(place, tmp_path):
     found = read_baselines(baselines)
     text = page(again, engine.packs.ids(), found, "the command")
     assert "0.500 (guess)" in text and "the command" in text
-    write_scores(again, found, packs, base, limit=5)
+    write_scores(again, found, packs, base, limits=options.limit)
     stored = read_pack(packs / "sums").scores[0]
-    assert stored.others["baseline: guess"] == 0.5 and "shouts" in stored.others and "--limit 5" in stored.command
+    assert stored.others["baseline: guess"] == 0.5 and "shouts" in stored.others and "--limit sums=5" in stored.command
 
 
 def test_a_gap_is_the_difference_of_the_values():
