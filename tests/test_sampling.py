@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mbjax.core.sampling import Sampling, lanes_of, sample
+from mbjax.core.sampling import Sampling, first_largest, lanes_of, sample
 from mbjax.errors import InputError
 
 VOCAB = 50
@@ -81,6 +81,13 @@ def test_greedy_takes_the_first_of_equal_logits() -> None:
     logits = np.asarray([0.0, 2.0, -1.0, 2.0], np.float32)
     assert list(draw(logits, [Sampling(), Sampling(seed=9)], [])) == [1, 1]
     assert list(draw(logits, [Sampling(), Sampling(temperature=1e-4)], [])[:1]) == [1], "beside a lane that samples"
+
+
+def test_the_first_of_the_largest_is_what_numpy_finds_and_always_a_place() -> None:
+    x = np.random.default_rng(0).integers(-3, 3, (50, 7)).astype(np.float32)
+    x[0] = -np.inf
+    np.testing.assert_array_equal(first_largest(jnp.asarray(x)), x.argmax(axis=-1))
+    assert 0 <= first_largest(jnp.asarray([1.0, np.nan, 2.0])) < 3
 
 
 def test_the_penalty_bears_on_greedy_lanes_and_on_tokens_chosen_since() -> None:

@@ -15,7 +15,7 @@ from mbjax.core.cache import Cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.forward import advance, fuse, understand
 from mbjax.core.pack import Mix
-from mbjax.core.sampling import Lanes, Sampling, lanes_of, sample
+from mbjax.core.sampling import Lanes, Sampling, first_largest, lanes_of, sample
 
 BUCKETS = (32, 128, 512)  # lengths that prefill programs are compiled for
 
@@ -170,7 +170,7 @@ def verify(
     h, cache = prefill_understand(params, mix, cache, tokens, config=config)
     h, running = fuse(params, mix.packs, mix.per_token(h.shape[1]), h, cache, config=config)
     assert running is not None
-    found = jnp.argmax(head(params, h, config=config), axis=-1).astype(jnp.int32)
+    found = first_largest(head(params, h, config=config))
     right = jnp.cumprod((found[:, :-1] == draft).astype(jnp.int32), axis=1)
     count = 1 + right.sum(axis=1)
     last = jnp.take_along_axis(found, (count - 1)[:, None], axis=1)[:, 0]

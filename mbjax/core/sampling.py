@@ -89,8 +89,21 @@ def sample(logits: jax.Array, lanes: Lanes, position: jax.Array) -> tuple[jax.Ar
     return token, dataclasses.replace(lanes, seen=lanes.seen.at[rows, token].set(True))
 
 
+def first_largest(x: jax.Array) -> jax.Array:
+    """Where the largest of each row [..., V] is first: int32 [...]; the last place where a row holds a NaN.
+
+    XLA finds the argmax on a CPU value by value; two reductions that it can do in vectors take a fifth of the time.
+    """
+
+    def twice(x: jax.Array) -> jax.Array:
+        places = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+        return jnp.min(jnp.where(x == jnp.max(x, axis=-1, keepdims=True), places, x.shape[-1] - 1), axis=-1)
+
+    return jax.lax.platform_dependent(x, cpu=twice, default=lambda x: jnp.argmax(x, axis=-1).astype(jnp.int32))
+
+
 def _greedy(logits: jax.Array, lanes: Lanes, position: jax.Array) -> jax.Array:
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return first_largest(logits)
 
 
 def _sampled(logits: jax.Array, lanes: Lanes, position: jax.Array) -> jax.Array:
@@ -101,7 +114,7 @@ def _sampled(logits: jax.Array, lanes: Lanes, position: jax.Array) -> jax.Array:
     def noise(seed: jax.Array, at: jax.Array) -> jax.Array:
         return jax.random.gumbel(jax.random.fold_in(jax.random.key(seed), at), logits.shape[-1:], jnp.float32)
 
-    drawn = jnp.argmax(kept + jax.vmap(noise)(lanes.seed, position), axis=-1).astype(jnp.int32)
+    drawn = first_largest(kept + jax.vmap(noise)(lanes.seed, position))
     return jnp.where(hot, drawn, _greedy(logits, lanes, position))
 
 
@@ -144,7 +157,6 @@ def _largest(holds: Callable[[jax.Array], jax.Array], order: jax.Array) -> jax.A
         candidate = threshold | (jnp.uint32(0x80000000) >> i.astype(jnp.uint32))
         return jnp.where(holds(candidate), candidate, threshold)
 
-    unrolled = (
-        jax.default_backend() != "cpu"
-    )  # with a loop in it, a branch is taken by the host, who waits for its flag
-    return jax.lax.fori_loop(0, 32, settle, jnp.zeros(order.shape[:1], jnp.uint32), unroll=unrolled)
+    # With a loop in it, an accelerator's branch is taken by the host, who waits for its flag.
+    unroll = jax.default_backend() != "cpu"
+    return jax.lax.fori_loop(0, 32, settle, jnp.zeros(order.shape[:1], jnp.uint32), unroll=unroll)
