@@ -21,6 +21,14 @@ def test_only_the_answer_and_its_end_are_scored(tmp_path):
     assert TOKENIZER.decode(example.ids, skip_special=False) == rendered + "four<|im_end|>"
 
 
+def test_choices_are_read_behind_the_same_prompt_and_only_the_right_one_ends(tmp_path):
+    lines = [{"prompt": "2+2?", "choices": ["five", "four", "six"], "label": 1}, {"prompt": "1+1?", "answer": "two"}]
+    example, plain = read_examples(write_jsonl(tmp_path / "c.jsonl", lines), TOKENIZER, 200)
+    assert scored_text(example) == "four<|im_end|>" and plain.wrong == ()
+    rendered = TOKENIZER.template.render([{"role": "user", "content": "2+2?"}])
+    assert [TOKENIZER.decode(w, skip_special=False) for w in example.wrong] == [f"{rendered}five", f"{rendered}six"]
+
+
 def test_every_assistant_turn_is_scored(tmp_path):
     turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
     path = write_jsonl(tmp_path / "m.jsonl", [{"messages": [{"role": r, "content": c} for r, c in turns]}])
@@ -46,6 +54,9 @@ def test_long_text_is_cut_into_pieces(tmp_path):
         ('{"prompt": "a", "answer": "b"}\n{"text": "c"}\n', "line 2: this line is of the form 'text'"),
         ('{"prompt": "a", "answer": "' + "b" * 300 + '"}\n', "line 1: 3"),
         ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: 'messages' must be"),
+        ('{"prompt": "a", "choices": ["b"], "label": 0}\n', "line 1: 'choices' must be"),
+        ('{"prompt": "a", "choices": ["b", "c"]}\n', "line 1: 'label' must be the index"),
+        ('{"prompt": "a", "choices": ["b", "' + "c" * 300 + '"], "label": 0}\n', "line 1: 3"),
         ('{"prompt": 3, "answer": "b"}\n', "line 1: field 'prompt' is not a string"),
     ],
 )

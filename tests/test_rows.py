@@ -1,5 +1,6 @@
 """Packed rows: every example whole, once, behind the shared prefix, and its loss what it would be alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from tiny import PLAIN, random_base
@@ -44,7 +45,8 @@ def test_the_prefix_leaves_a_token_to_predict_from():
 def batch_of(rows, base) -> Batch:
     tokens, marks = jnp.asarray(rows.tokens), Rows(jnp.asarray(rows.positions), jnp.asarray(rows.segments))
     tap = tap_states(base, tokens, marks, config=PLAIN)
-    return Batch(tokens, marks, jnp.asarray(rows.at), jnp.asarray(rows.target), tap)
+    choices = jax.tree.map(jnp.asarray, rows.choices)
+    return Batch(tokens, marks, jnp.asarray(rows.at), jnp.asarray(rows.target), tap, choices)
 
 
 def loss_of(rows, base) -> tuple[float, int]:

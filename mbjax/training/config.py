@@ -70,6 +70,8 @@ class LoopConfig:
     patience: int = 5  # validations without a better loss before stopping
     checkpoint_every: int = 100
     keep: int = 2
+    choice_weight: float = 10.0  # of how many scored tokens the cross-entropy of a line's choices weighs
+    average: float = 0.0  # above 0: what is validated and kept is the running mean of the steps' packs, of this decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +182,8 @@ def _rules(config: PackConfig) -> list[Rule]:
         (optimiser.learning_rate > 0, "optimiser.learning_rate", "above 0"),
         (0 <= optimiser.warmup < 1, "optimiser.warmup", "a share of the steps, below 1"),
         (min(loop.steps, loop.rows, loop.validate_every, loop.checkpoint_every, loop.keep) >= 1, "loop", "all >= 1"),
+        (loop.choice_weight >= 0, "loop.choice_weight", "0 or more"),
+        (0 <= loop.average < 1, "loop.average", "0 or more, below 1"),
         (len(loop.gates) == 2 and 0 < loop.gates[0] <= loop.gates[1], "loop.gates", "two numbers, low then high"),
         (config.data.row_length >= 16, "data.row_length", "at least 16"),
     ]

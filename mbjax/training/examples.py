@@ -15,11 +15,15 @@ FORMS = {"prompt": ("prompt", "answer"), "messages": ("messages",), "text": ("te
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Token ids, and which of them are to be predicted: answers, never prompts. `line` is where it was read."""
+    """Token ids, and which of them are to be predicted: answers, never prompts. `line` is where it was read.
+
+    `wrong` are the ids of the same prompt with each wrong choice, without an end.
+    """
 
     ids: tuple[int, ...]
     scored: tuple[bool, ...]
     line: int
+    wrong: tuple[tuple[int, ...], ...] = ()
 
 
 def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -86,31 +90,54 @@ def _table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def read_examples(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Example]:
     """All examples of a file or directory, of one form: `prompt`/`answer`, `messages`, or `text`.
 
+    In place of `answer` there may be `choices` and `label`, the index of the right one: the answer is learned, and
+    to be more likely than the others.
+
     Raises InputError with file and line for a missing or empty field, for mixed forms, and for an example of more
     than `max_tokens` tokens (text is cut into pieces of that length instead).
     """
     examples, form = [], None
     for line, record in read_records(path):
         where = f"{path}, line {line}"
-        found = _form(record, where)
-        form = form or found
-        if found != form:
-            raise InputError(f"{where}: this line is of the form '{found}', those before it '{form}'; use one form")
-        for ids, scored in _tokens(record, form, tokenizer, where, max_tokens):
-            if len(ids) > max_tokens:
-                raise InputError(f"{where}: {len(ids)} tokens, more than the {max_tokens} of the context")
-            examples.append(Example(tuple(ids), tuple(scored), line))
+        own = _form(record, where)
+        form = form or own
+        if own != form:
+            raise InputError(f"{where}: this line is of the form '{own}', those before it '{form}'; use one form")
+        if "choices" in record and form == "prompt":
+            found = [_choice_example(record, tokenizer, where, line)]
+        else:
+            tokens = _tokens(record, form, tokenizer, where, max_tokens)
+            found = [Example(tuple(ids), tuple(scored), line) for ids, scored in tokens]
+        for example in found:
+            longest = max(map(len, (example.ids, *example.wrong)))
+            if longest > max_tokens:
+                raise InputError(f"{where}: {longest} tokens, more than the {max_tokens} of the context")
+        examples += found
     return examples
+
+
+def _choice_example(record: dict[str, Any], tokenizer: Tokenizer, where: str, line: int) -> Example:
+    prompt, choices, label = record["prompt"], record["choices"], record.get("label")
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+        raise InputError(f"{where}: 'choices' must be a list of two or more texts, none empty")
+    if type(label) is not int or not 0 <= label < len(choices):
+        raise InputError(f"{where}: 'label' must be the index of the right choice, 0 to {len(choices) - 1}")
+    turn = [{"role": "user", "content": _string(prompt, "prompt", where)}]
+    ids, scored = _answered(turn, choices[label], tokenizer)
+    wrong = [_answered(turn, choice, tokenizer)[0][:-1] for i, choice in enumerate(choices) if i != label]
+    return Example(tuple(ids), tuple(scored), line, tuple(map(tuple, wrong)))
 
 
 def _form(record: dict[str, Any], where: str) -> str:
     for form, fields in FORMS.items():
         if form in record:
+            if form == "prompt" and "choices" in record:
+                fields = ("prompt",)
             missing = [field for field in fields if not record.get(field)]
             if missing:
                 raise InputError(f"{where}: field '{missing[0]}' is missing or empty")
             return form
-    raise InputError(f"{where}: no field 'prompt' (with 'answer'), 'messages' or 'text'")
+    raise InputError(f"{where}: no field 'prompt' (with 'answer' or 'choices'), 'messages' or 'text'")
 
 
 def _tokens(

@@ -44,7 +44,17 @@ class TrainData:
             jnp.asarray(np.ascontiguousarray(array[which]))
             for array in (rows.tokens, rows.positions, rows.segments, rows.at, rows.target, self.tap)
         )
-        return Batch(tokens, Rows(positions, segments), at, target, tap)
+        choices = jax.tree.map(lambda array: jnp.asarray(array[which]), rows.choices)
+        return Batch(tokens, Rows(positions, segments), at, target, tap, choices)
+
+
+def only(batch: Batch, rows: np.ndarray) -> Batch:
+    """The batch with nothing scored but in those rows, bool [N]."""
+    target = jnp.where(jnp.asarray(rows)[:, None], batch.target, -1)
+    choices = batch.choices
+    if choices is not None:
+        choices = choices.replace(right=choices.right & jnp.asarray(rows)[:, None])  # pyright: ignore[reportAttributeAccessIssue]
+    return batch.replace(target=target, choices=choices)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +110,7 @@ def train_pack(
     events: list[Event] = []
     with Checkpoints(directory, to_json(config), keep=config.loop.keep) as checkpoints:
         restored = checkpoints.restore((state, state.pack))
-        best = jax.tree.map(jnp.copy, state.pack)  # a step donates its state
+        best = jax.tree.map(jnp.copy, state.kept)  # a step donates its state
         if restored is not None:
             (state, best), memory = restored
         batches = run.batches(memory["batches"])
@@ -110,9 +120,9 @@ def train_pack(
             events.append(event)
             watch(event)
             if step % config.loop.validate_every == 0 or step == config.loop.steps:
-                loss = run.validate(state.pack)
+                loss = run.validate(state.kept)
                 better = memory["best"] is None or loss < memory["best"]
-                best = jax.tree.map(jnp.copy, state.pack) if better else best
+                best = jax.tree.map(jnp.copy, state.kept) if better else best
                 memory |= {"best": loss if better else memory["best"]}
                 memory |= {"since_best": 0 if better else memory["since_best"] + 1}
                 events.append(Event(step, valid_loss=loss))
@@ -133,16 +143,20 @@ class _Run:
         at_once = ROWS_AT_ONCE if jax.default_backend() == "cpu" else config.loop.rows
         step = partial(train_step, config=model, optimiser=self.optimiser, gate_range=gates)
         scheme = SCHEMES[config.quantise_aware] if config.quantise_aware else None
-        self._step_fn = partial(step, rows_at_once=at_once, scheme=scheme)
+        weight = config.loop.choice_weight
+        self._step_fn = partial(
+            step, rows_at_once=at_once, scheme=scheme, choice_weight=weight, average=config.loop.average
+        )
         self._as_stored = jax.jit(partial(as_stored, scheme=scheme))
         self._step: jax.stages.Compiled | None = None
-        self._loss_fn = partial(summed_loss, rows_at_once=at_once, config=model)
+        self._loss_fn = partial(summed_loss, rows_at_once=at_once, config=model, choice_weight=weight)
         self._loss: jax.stages.Compiled | None = None
 
     def start(self) -> TrainState:
         pack = new_pack(self.config, self.base, self.model)
         pack = jax.tree.map(jnp.copy, pack)  # a step donates its state; copies of base layers must not go with it
-        return TrainState(pack, self.optimiser.init(pack), jnp.zeros((), jnp.int32))  # pyright: ignore[reportArgumentType]
+        average = jax.tree.map(jnp.copy, pack) if self.config.loop.average else None
+        return TrainState(pack, self.optimiser.init(pack), jnp.zeros((), jnp.int32), average)  # pyright: ignore[reportArgumentType]
 
     def batches(self, state: dict[str, Any] | None) -> Any:
         """An endless iterator over row numbers, shuffled anew in every epoch; its state can be kept and set."""
@@ -171,15 +185,14 @@ class _Run:
         return state, Event(step, loss, norm, used / (time.perf_counter() - start))
 
     def validate(self, pack: Pack) -> float:
-        """Nats per scored token over all validation rows, with a gate of 1."""
+        """Nats per scored token over all validation rows, with a gate of 1 and what choices add to it."""
         pack, total, n = self._as_stored(pack), 0.0, 0
         gate = jnp.ones(self.config.loop.rows, jnp.float32)
         for which in _strides(len(self.valid.rows), self.config.loop.rows):
             batch = self.valid.batch(which)
-            seen = np.unique(which, return_index=True)[1]
-            target = np.full(batch.target.shape, -1, np.int32)
-            target[seen] = np.asarray(batch.target)[seen]  # the last batch repeats a row: count it once
-            batch = dataclasses.replace(batch, target=jnp.asarray(target))
+            once = np.zeros(len(which), bool)
+            once[np.unique(which, return_index=True)[1]] = True  # the last batch repeats a row: count it once
+            batch = only(batch, once)
             if self._loss is None:
                 self._loss = compile_lean(self._loss_fn, pack, self.base, batch, gate)
             loss, count = self._loss(pack, self.base, batch, gate)

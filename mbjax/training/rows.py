@@ -3,8 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
+from mbjax.core.train import Choices
 from mbjax.training.examples import Example
 
 
@@ -14,11 +16,12 @@ class PackedRows:
 
     tokens: np.ndarray  # int32 [R, T]
     positions: np.ndarray  # int32 [R, T]
-    segments: np.ndarray  # int32 [R, T], 0 the prefix, 1.. the examples, -1 padding
+    segments: np.ndarray  # int32 [R, T], 0 the prefix, 1.. the examples and their wrong choices, -1 padding
     at: np.ndarray  # int32 [R, M]
     target: np.ndarray  # int32 [R, M], -1 where there is none
     lines: tuple[tuple[int, ...], ...]
     prefix: int
+    choices: Choices | None = None  # where an example has some
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -27,6 +30,19 @@ class PackedRows:
     def n_used(self) -> int:
         """Tokens that are no padding."""
         return int((self.segments >= 0).sum())
+
+    def first(self, n: int) -> "PackedRows":
+        """The first `n` rows."""
+        return PackedRows(
+            self.tokens[:n],
+            self.positions[:n],
+            self.segments[:n],
+            self.at[:n],
+            self.target[:n],
+            self.lines[:n],
+            self.prefix,
+            jax.tree.map(lambda array: array[:n], self.choices),
+        )
 
 
 def common_prefix(examples: Sequence[Example]) -> int:
@@ -42,13 +58,13 @@ def common_prefix(examples: Sequence[Example]) -> int:
 def pack_rows(examples: Sequence[Example], length: int, seed: int, prefix: int | None = None) -> PackedRows:
     """Examples, shuffled by `seed`, packed best-fit into rows of `length` tokens (more where one example needs it)."""
     prefix = common_prefix(examples) if prefix is None else prefix
-    longest = max(len(e.ids) for e in examples)
+    longest = prefix + max(_need(e, prefix) for e in examples)
     length = max(length, -(-longest // 64) * 64)
     order = np.random.default_rng(seed).permutation(len(examples))
     rows: list[list[Example]] = []
     open_rows: list[tuple[int, int]] = []  # (free tokens, row): only the few last, so that packing stays linear
     for i in order:
-        need = len(examples[i].ids) - prefix
+        need = _need(examples[i], prefix)
         fitting = [entry for entry in open_rows if entry[0] >= need]
         free, row = min(fitting) if fitting else (length - prefix, len(rows))
         if fitting:
@@ -60,28 +76,64 @@ def pack_rows(examples: Sequence[Example], length: int, seed: int, prefix: int |
     return _arrays(rows, length, prefix)
 
 
+def _need(example: Example, prefix: int) -> int:
+    """Tokens behind the prefix, of all its choices."""
+    return sum(len(ids) - prefix for ids in (example.ids, *example.wrong))
+
+
 def _arrays(rows: list[list[Example]], length: int, prefix: int) -> PackedRows:
     shape = (len(rows), length)
     tokens, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     segments = np.full(shape, -1, np.int32)
-    marks: list[list[tuple[int, int]]] = []  # per row: (index of the predicting token, token to predict)
+    marks: list[list[_Mark]] = []
+    questions: list[list[int]] = []  # per row: the question of each of its choices, the right one first
     for r, row in enumerate(rows):
         tokens[r, :prefix] = row[0].ids[:prefix]
         positions[r, :prefix] = np.arange(prefix)
         segments[r, :prefix] = 0
-        at, scored = prefix, []
-        for s, example in enumerate(row, 1):
-            own = len(example.ids) - prefix
-            tokens[r, at : at + own] = example.ids[prefix:]
-            positions[r, at : at + own] = np.arange(prefix, prefix + own)
-            segments[r, at : at + own] = s
-            scored += [(at + i - 1, example.ids[prefix + i]) for i in range(1, own) if example.scored[prefix + i]]
-            at += own
-        marks.append(scored)
-    width = -(-max(len(scored) for scored in marks) // 8) * 8
-    where, target = np.zeros((len(rows), width), np.int32), np.full((len(rows), width), -1, np.int32)
-    for r, scored in enumerate(marks):
-        where[r, : len(scored)] = [at for at, _ in scored]
-        target[r, : len(scored)] = [token for _, token in scored]
+        at, segment = prefix, 0
+        marks.append([])
+        questions.append([])
+        for number, example in enumerate(row):
+            for ids in (example.ids, *example.wrong):
+                own, segment = len(ids) - prefix, segment + 1
+                tokens[r, at : at + own] = ids[prefix:]
+                positions[r, at : at + own] = np.arange(prefix, prefix + own)
+                segments[r, at : at + own] = segment
+                choice = len(questions[r]) if example.wrong else -1
+                marks[r] += _marks(example, ids, at - prefix, prefix, choice)
+                questions[r] += [number] if example.wrong else []
+                at += own
     lines = tuple(tuple(example.line for example in row) for row in rows)
-    return PackedRows(tokens, positions, segments, where, target, lines, prefix)
+    where, target, of = (
+        _padded([[mark[i] for mark in row] for row in marks], fill) for i, fill in enumerate((0, -1, -1))
+    )
+    choices = None
+    if any(questions):
+        question = _padded(questions, -1)
+        right = (question >= 0) & (np.diff(question, axis=1, prepend=-1) != 0)
+        choices = Choices(of, question, right)  # pyright: ignore[reportArgumentType]
+    return PackedRows(tokens, positions, segments, where, target, lines, prefix, choices)
+
+
+_Mark = tuple[int, int, int]  # index of the predicting token, token to predict, choice that it is part of
+
+
+def _marks(example: Example, ids: Sequence[int], start: int, prefix: int, choice: int) -> list[_Mark]:
+    """The scored positions of an example, or of its wrong choice `ids`, whose token i stands at `start + i`.
+
+    The end behind the right choice is predicted, and is no part of what the choices are compared by.
+    """
+    if choice >= 0:
+        first, behind = example.scored.index(True), len(ids) - (ids is example.ids)
+        marks = [(start + i - 1, ids[i], choice) for i in range(first, behind)]
+        return marks if ids is not example.ids else [*marks, (start + behind - 1, ids[behind], -1)]
+    return [(start + i - 1, ids[i], -1) for i in range(prefix + 1, len(ids)) if example.scored[i]]
+
+
+def _padded(rows: list[list[int]], fill: int) -> np.ndarray:
+    """int32 [R, W], as wide as the longest, a multiple of 8."""
+    padded = np.full((len(rows), -(-max(map(len, rows)) // 8) * 8), fill, np.int32)
+    for r, row in enumerate(rows):
+        padded[r, : len(row)] = row
+    return padded

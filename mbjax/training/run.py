@@ -106,17 +106,8 @@ def _read(config: PackConfig, folder: Path, base: LoadedBase) -> tuple[PackedRow
     )
     prefix = common_prefix([*train, *valid])
     both = [pack_rows(examples, config.data.row_length, config.loop.seed, prefix) for examples in (train, valid)]
-    rows = _first(both[0], config.loop.steps * config.loop.rows)
-    return rows, _first(both[1], _MOST_VALID_ROWS), len(train)
-
-
-def _first(rows: PackedRows, n: int) -> PackedRows:
-    arrays = {
-        field.name: value[:n]
-        for field in dataclasses.fields(rows)
-        if isinstance(value := getattr(rows, field.name), np.ndarray | tuple)
-    }
-    return dataclasses.replace(rows, **arrays)
+    rows = both[0].first(config.loop.steps * config.loop.rows)
+    return rows, both[1].first(_MOST_VALID_ROWS), len(train)
 
 
 def _tap(base: LoadedBase, rows: PackedRows, text: str, watch: Watch) -> np.ndarray:

@@ -29,6 +29,7 @@ origin = "numbers 3 to 459 in three phrasings"
 train = "train.jsonl"           #   {{"prompt": ..., "answer": ...}}
 valid = "valid.jsonl"           #   {{"messages": [{{"role": ..., "content": ...}}, ...]}}
 test = "test.jsonl"             #   {{"text": ...}}
+                                #   {{"prompt": ..., "choices": [...], "label": ...}}: to be told from the others
 # route = "prompts.jsonl"       # further prompts for the router's key, in many wordings: {{"prompt": ...}}
 # route_against = "not.jsonl"   # prompts that look like the pack's own and are not
 row_length = 256                # examples are packed into rows of so many tokens
@@ -51,6 +52,8 @@ steps = 60
 rows = 4                        # packed rows of one step
 validate_every = 20
 checkpoint_every = 20
+# choice_weight = 10.0          # of how many tokens a line's choices weigh
+# average = 0.99                # keep the running mean of the steps' packs, of this decay
 """
 
 

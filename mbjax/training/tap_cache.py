@@ -18,7 +18,7 @@ from mbjax.core.train import tap_states
 from mbjax.io.files import atomic_write, mbjax_home
 from mbjax.training.rows import PackedRows
 
-_ROWS = 2  # rows of one pass; the same always, so that the cached bits do not depend on anything else
+_ROWS, _MANY_ROWS = 2, 16  # of one pass, on CPUs and accelerators; always so many: bits may depend on nothing else
 
 Progress = Callable[[int, int], None]
 
@@ -53,10 +53,11 @@ def _build(
     base: Base, config: ModelConfig, rows: PackedRows, path: Path, shape: tuple[int, ...], progress: Progress | None
 ) -> None:
     states = jax.jit(partial(tap_states, config=config))
+    at_once = _ROWS if jax.default_backend() == "cpu" else _MANY_ROWS
     with atomic_write(path) as file:
-        for start in range(0, shape[0], _ROWS):
-            stop = min(start + _ROWS, shape[0])
-            which = np.minimum(np.arange(start, start + _ROWS), shape[0] - 1)  # the last pass repeats a row
+        for start in range(0, shape[0], at_once):
+            stop = min(start + at_once, shape[0])
+            which = np.minimum(np.arange(start, start + at_once), shape[0] - 1)  # the last pass repeats a row
             parts = [jnp.asarray(x[which]) for x in (rows.tokens, rows.positions, rows.segments)]
             h = np.asarray(states(base, parts[0], Rows(parts[1], parts[2])))
             file.write(h[: stop - start].tobytes())
