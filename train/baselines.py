@@ -171,11 +171,7 @@ def _tasks(lines: list[dict[str, Any]]) -> list[str]:
 
 def score(directory: Path) -> list[Score]:
     """All baselines on all test files of a data set; raises InputError for files that are none."""
-    train = [
-        line | {"answer": line["choices"][line["label"]]} if "choices" in line else line
-        for line in read_lines(directory / "train.jsonl")
-    ]
-    files = sorted(directory.glob("test*.jsonl"))
+    train, files = read_lines(directory / "train.jsonl"), sorted(directory.glob("test*.jsonl"))
     if not files:
         raise InputError(f"{directory}: holds no test*.jsonl; build the data set first")
     return [item for file in files for item in score_file(directory.name, train, read_lines(file))]

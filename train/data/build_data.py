@@ -44,7 +44,7 @@ def count_tokens(base: str, parts: Mapping[str, Sequence[Line]]) -> dict[str, An
     for line in parts["train"]:
         turn = [{"role": "user", "content": line["prompt"]}]
         text = tokenizer.template.render(turn) if tokenizer.template else line["prompt"] + "\n"
-        answers = line["choices"] if "choices" in line else [line["answer"]]  # each is read behind the prompt
-        own = [len(tokenizer.encode(part, add_bos=False)) for part in (text, *answers)]
-        lengths.append(own[0] * len(answers) + sum(own[1:]))
+        lengths.append(
+            len(tokenizer.encode(text, add_bos=False)) + len(tokenizer.encode(line["answer"], add_bos=False))
+        )
     return {"base": base, "train": sum(lengths), "longest": max(lengths)}
