@@ -15,7 +15,9 @@ from mbjax.core.cache import init_cache
 from mbjax.core.config import ModelConfig
 from mbjax.core.lora import declare_lora
 from mbjax.core.param import init_params
-from mbjax.core.quantize import RULES, quantize
+from mbjax.core.quant import INT4
+from mbjax.core.quantize import RULES, Rule, quantize
+from mbjax.kernels import gpu
 
 KINDS = {"qkv_bias": {"qkv_bias": True}, "qk_norm": {"qk_norm": True}, "plain": {}}
 
@@ -57,3 +59,15 @@ def test_the_layer_is_the_same(
     assert not arrivals.any()
     np.testing.assert_allclose(got, want, atol=1e-5 * float(jnp.abs(want).max()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), mine, kv)
+
+
+def test_a_layer_whose_gate_is_stored_unlike_its_up_is_left_to_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "available", lambda: True)
+    config = ModelConfig(
+        n_layers=1, d_model=64, n_heads=4, n_kv_heads=2, head_dim=64, d_ff=96, vocab_size=64, max_context=128
+    )
+    params = init_params(declare(config), jax.random.key(0))
+    kv, h = init_cache(config, 1, 128).layers[0], jnp.zeros((1, 1, 64))
+    alike, _ = quantize(params, RULES["int8"], place=lambda q: q)
+    mixed, _ = quantize(params, (Rule(r"\.gate$", INT4), *RULES["int8"]), place=lambda q: q)
+    assert few_tokens.takes(alike.layers[0], h, kv, ()) and not few_tokens.takes(mixed.layers[0], h, kv, ())

@@ -28,6 +28,8 @@ def takes(params: "Layer", h: jax.Array, kv: LayerKV | None, deltas: "Sequence[L
     """Whether `run` can take this layer, h [B, T, D], cache and deltas."""
     if kv is None or h.shape[0] * h.shape[1] > MOST_ROWS or not gpu.attends(kv.k.shape):
         return False
+    if _weight(params.mlp.gate).values.dtype != _weight(params.mlp.up).values.dtype:  # one loop reads both
+        return False
     return all(fits(w) for w in jax.tree.leaves(params, is_leaf=_is_weight) if _is_weight(w)) and all(
         x.shape[0] & (x.shape[0] - 1) == 0 and x.shape[0] >= 16 for x in _downs(deltas)
     )
