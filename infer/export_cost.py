@@ -1,11 +1,11 @@
 """What storing a pack in fewer bits costs: scores of a float32 pack and of its exports on held-out lines.
 
-    python infer/export_cost.py PACK FILE [FILE ...] [--limit N] [--json] [--write]
+    python infer/export_cost.py PACK FILE [FILE ...] [--base NAME|PATH] [--limit N] [--json] [--write]
 
 PACK is a directory as `mbjax pack train` writes it, FILE holds the lines of its domain as for `mbjax pack eval`;
 `--limit` takes an even choice of so many lines of each task. The same lines for all three, so the differences are
 paired; their 95% intervals are bootstrapped. Allowed: 0.5 points for int8 and 2 for int4, or as many hundredths of the
-float32 pack's bits per byte. With `--write` the tasks' rows go to docs/export_cost.md. Exits with 1 where the cost is
+float32 pack's bits per byte. With `--write` the rows go to docs/export_cost.md. Exits with 1 where the cost is
 beyond what is allowed.
 """
 
@@ -20,23 +20,23 @@ from report import parser, publish, table
 from mbjax.engine.engine import Engine
 from mbjax.engine.evaluate import evaluate, summarise
 from mbjax.engine.pack_eval import tasks_of
+from mbjax.errors import MbjaxError
 from mbjax.io.load import load_base
 from mbjax.io.pack_dir import read_pack
 from mbjax.io.pack_export import export
 
-BASE = "smollm2-135m"
 ALLOWED = {"float32": 0.0, "int8": 0.005, "int4": 0.02}
 
 
-def measure(pack: Path, files: list[Path], limit: int | None) -> list[dict[str, Any]]:
+def measure(pack: Path, files: list[Path], base: str, limit: int | None) -> list[dict[str, Any]]:
     """A row for each task of the files."""
     tasks = {task: items for file in files for task, items in tasks_of(file, limit).items()}
     manifest = read_pack(pack).manifest
     results: dict[str, dict[str, list[dict[str, Any]]]] = {task: {} for task in tasks}
     with tempfile.TemporaryDirectory() as folder:
         for dtype in ALLOWED:
-            export(pack, Path(folder) / dtype / manifest.id, lambda: load_base(BASE), dtype=dtype)
-            with Engine.load(BASE, packs=Path(folder) / dtype) as engine:
+            export(pack, Path(folder) / dtype / manifest.id, lambda: load_base(base), dtype=dtype)
+            with Engine.load(base, packs=Path(folder) / dtype) as engine:
                 for task, items in tasks.items():
                     results[task][dtype] = evaluate(engine, items, pack=manifest.id).items
                     print(f"{manifest.id}: {task} in {dtype}", file=sys.stderr, flush=True)
@@ -82,9 +82,13 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("pack", type=Path)
     options.add_argument("files", type=Path, nargs="+")
+    options.add_argument("--base", default="smollm2-135m")
     options.add_argument("--limit", type=int)
     chosen = options.parse_args()
-    rows = measure(chosen.pack, chosen.files, chosen.limit)
+    try:
+        rows = measure(chosen.pack, chosen.files, chosen.base, chosen.limit)
+    except MbjaxError as error:
+        options.exit(error.exit_status, f"{error}\n")
     publish(chosen, {"rows": rows}, "What storing a pack in fewer bits costs", page(rows), "export_cost.md")
     missed = [f"{r['task']} in {d}" for r in rows for d, most in ALLOWED.items() if r[d]["lost"] > most]
     if missed:
