@@ -43,13 +43,26 @@ def best_baseline(row: dict[str, Any], baselines: Baselines) -> tuple[str, float
 def page(rows: Sequence[dict[str, Any]], packs: Sequence[str], baselines: Baselines, command: str) -> str:
     """docs/matrix.md."""
     devices = ", ".join(sorted({device for row in rows for device in row["devices"]}))
-    dtypes = ", ".join(sorted({row["dtype"] for row in rows}))
+    dtypes = ", ".join(sorted({"its stored blocks" if row["dtype"] == "auto" else row["dtype"] for row in rows}))
     how = f"Base in {dtypes}, packs as they ship; measured on: {devices}."
     notes = [f"macro-F1 of {row['domain']} {row['task']}: " + ", ".join(
         f"{'base' if use == 'none' else use} {cell['macro_f1']:.3f}" for use, cell in row["cells"].items())
         for row in rows if "macro_f1" in row["cells"]["none"]]  # fmt: skip
     parts = ["# Every pack on every domain", f"`{command}`", how, _READING, table(rows, packs, baselines).rstrip()]
-    return "\n\n".join([*parts, *notes, "![gains](matrix.png)"]) + "\n"
+    return "\n\n".join([*parts, *notes, "![gains](matrix.png)", *_without_row(rows, baselines)]) + "\n"
+
+
+def _without_row(rows: Sequence[dict[str, Any]], baselines: Baselines) -> list[str]:
+    """What baselines exist for and the packs were not measured on here."""
+    there = {(row["domain"], row["task"]) for row in rows}
+    lines = [
+        f"| {domain} | {task} | {', '.join(f'{name} {value:.3f}' for name, value in found.items())} |"
+        for (domain, task), found in sorted(baselines.items())
+        if (domain, task) not in there
+    ]
+    return (
+        ["## Not measured here", "\n".join(["| domain | task | baselines |", "|---|---|---|", *lines])] if lines else []
+    )
 
 
 _READING = (
