@@ -4,7 +4,8 @@
 
 PACK is a pack directory with a route key for the router among `--packs`; it is laid beside copies of them, and nothing
 else changes. DIR/NAME/test*.jsonl holds the held-out prompts of the domain whose pack is called NAME; free-form,
-foreign and two-domain prompts are those of infer/data. Every prompt whose packs or gates differ is listed. With `--write` this goes to docs/extension.md.
+foreign and two-domain prompts are those of infer/data. Every prompt whose packs or gates differ is listed.
+With `--write` this goes to docs/extension.md.
 """
 
 import json

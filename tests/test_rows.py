@@ -1,5 +1,7 @@
 """Packed rows: every example whole, once, behind the shared prefix, and its loss what it would be alone."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +70,6 @@ def test_rows_in_groups_lose_what_they_lose_together():
     batch, gate = batch_of(rows, base), jnp.ones(len(rows))
     together, n = pack_loss(Pack(), base, batch, gate, config=PLAIN)
     for at_once in (1, 4, len(rows)):
-        total, count = summed_loss(Pack(), base, batch, gate, at_once, config=PLAIN)
+        total, count = summed_loss(partial(pack_loss, config=PLAIN), Pack(), base, batch, gate, at_once)
         assert int(count) == int(n)
         np.testing.assert_allclose(float(total), float(together), rtol=1e-5)

@@ -130,10 +130,8 @@ def _adapted(
     found = [(p, i, low_rank) for p, i, low_rank in found if low_rank is not None]
     biases = biases or [None] * len(weights)
     downs = [low_rank.a for _, _, low_rank in found]
-    if gates.shape[0] == 1:
-        ys = _products_of_one(x, weights, downs, norm, eps, biases, residual, gated and not found)
-    else:
-        ys = _products(x, weights, downs, norm, eps, biases, residual, gated and not found)
+    products = _products_of_one if gates.shape[0] == 1 else _products
+    ys = products(x, weights, downs, norm, eps, biases, residual, gated and not found)
     if not found:
         return ys
     from mbjax.kernels.gpu.low_rank import Delta, add_deltas

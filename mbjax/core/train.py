@@ -9,6 +9,8 @@ Axis letters: N rows of a batch, T tokens of a row, M scored positions of a row,
 V vocabulary.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -60,6 +62,10 @@ class TrainState:
     def kept(self) -> Pack:
         """The pack that is validated and shipped."""
         return self.pack if self.average is None else self.average
+
+
+# `pack_loss` with its settings: of a pack, a base, a batch and its gates
+Loss = Callable[[Pack, Base, Batch, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def tap_states(base: Base, tokens: jax.Array, rows: Rows, *, config: ModelConfig) -> jax.Array:
@@ -141,9 +147,8 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     gate = jax.random.uniform(key, batch.tokens.shape[:1], jnp.float32, *gate_range)
     seen = as_stored(state.pack, scheme)  # the gradient at the rounded pack is the one that is passed straight through
-    total, n, grads = summed_gradients(
-        seen, base, batch, gate, rows_at_once, config=config, choice_weight=choice_weight
-    )
+    loss = partial(pack_loss, config=config, choice_weight=choice_weight)
+    total, n, grads = summed_gradients(loss, seen, base, batch, gate, rows_at_once)
     n = jnp.maximum(n, 1).astype(jnp.float32)
     grads = jax.tree.map(lambda g: g / n, grads)
     pack, optimiser_state = apply_gradients(optimiser, grads, state.optimiser, state.pack)
@@ -169,44 +174,29 @@ def apply_gradients(
 
 
 def summed_gradients(
-    pack: Pack,
-    base: Base,
-    batch: Batch,
-    gate: jax.Array,
-    rows_at_once: int,
-    *,
-    config: ModelConfig,
-    choice_weight: float = 0.0,
+    loss: Loss, pack: Pack, base: Base, batch: Batch, gate: jax.Array, rows_at_once: int
 ) -> tuple[jax.Array, jax.Array, Pack]:
-    """Loss in nats, scored tokens, and the loss's gradient, summed over the rows, so many at a time.
+    """What `loss` gives, in nats and tokens, and its gradient, summed over the rows, so many at a time.
 
     What one layer keeps for the backward pass then fits the processor's cache, and memory does not grow with the batch.
     """
-    gradient = jax.value_and_grad(pack_loss, has_aux=True)
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
     def add(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        (loss, n), grads = gradient(pack, base, *part, config=config, choice_weight=choice_weight)
-        return jax.tree.map(jnp.add, sums, (loss, n, grads)), None
+        (total, n), grads = gradient(pack, base, *part)
+        return jax.tree.map(jnp.add, sums, (total, n, grads)), None
 
     zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, pack))
     return jax.lax.scan(add, zero, _groups(batch, gate, rows_at_once))[0]
 
 
 def summed_loss(
-    pack: Pack,
-    base: Base,
-    batch: Batch,
-    gate: jax.Array,
-    rows_at_once: int,
-    *,
-    config: ModelConfig,
-    choice_weight: float = 0.0,
+    loss: Loss, pack: Pack, base: Base, batch: Batch, gate: jax.Array, rows_at_once: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Loss in nats and scored tokens, summed over the rows, so many at a time: the logits of all rows are large."""
+    """What `loss` gives, summed over the rows, so many at a time: the logits of all rows are large."""
 
     def add(sums: tuple[jax.Array, jax.Array], part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        loss, n = pack_loss(pack, base, *part, config=config, choice_weight=choice_weight)
-        return (sums[0] + loss, sums[1] + n), None
+        return jax.tree.map(jnp.add, sums, loss(pack, base, *part)), None
 
     zero = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
     return jax.lax.scan(add, zero, _groups(batch, gate, rows_at_once))[0]

@@ -20,7 +20,7 @@ from mbjax.core.lora import declare_lora
 from mbjax.core.ops import Rows
 from mbjax.core.pack import Pack
 from mbjax.core.param import init_params
-from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, as_stored, summed_loss, train_step
+from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, as_stored, pack_loss, summed_loss, train_step
 from mbjax.errors import FailureError, InputError
 from mbjax.io.pack_quant import SCHEMES
 from mbjax.training.checkpoints import Checkpoints
@@ -40,12 +40,8 @@ class TrainData:
     def batch(self, which: np.ndarray) -> Batch:
         """The rows of the given numbers, on the device."""
         rows = self.rows
-        tokens, positions, segments, at, target, tap = (
-            jnp.asarray(np.ascontiguousarray(array[which]))
-            for array in (rows.tokens, rows.positions, rows.segments, rows.at, rows.target, self.tap)
-        )
-        choices = jax.tree.map(lambda array: jnp.asarray(array[which]), rows.choices)
-        return Batch(tokens, Rows(positions, segments), at, target, tap, choices)
+        whole = Batch(rows.tokens, Rows(rows.positions, rows.segments), rows.at, rows.target, self.tap, rows.choices)  # pyright: ignore[reportArgumentType]
+        return jax.tree.map(lambda array: jnp.asarray(np.ascontiguousarray(array[which])), whole)
 
 
 def only(batch: Batch, rows: np.ndarray) -> Batch:
@@ -149,7 +145,8 @@ class _Run:
         )
         self._as_stored = jax.jit(partial(as_stored, scheme=scheme))
         self._step: jax.stages.Compiled | None = None
-        self._loss_fn = partial(summed_loss, rows_at_once=at_once, config=model, choice_weight=weight)
+        loss = partial(pack_loss, config=model, choice_weight=weight)
+        self._loss_fn = partial(summed_loss, loss, rows_at_once=at_once)
         self._loss: jax.stages.Compiled | None = None
 
     def start(self) -> TrainState:
