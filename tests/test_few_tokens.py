@@ -29,6 +29,7 @@ KINDS = {"qkv_bias": {"qkv_bias": True}, "qk_norm": {"qk_norm": True}, "plain": 
         ("qkv_bias", "int8", 1, 1, 0),
         ("qk_norm", "int4", 3, 1, 1),
         ("plain", None, 1, 3, 0),
+        ("qkv_bias", None, 2, 32, 0),
     ],
 )
 def test_the_layer_is_the_same(
@@ -48,7 +49,7 @@ def test_the_layer_is_the_same(
     off = jax.tree.map(lambda x: x * jnp.nan, lora)
     deltas = (lora.layers[0], off.layers[0])[:n_packs]
     gates = jnp.zeros((n_rows, n_tokens, n_packs)).at[0, :, :1].set(0.7)
-    seats, starts = jnp.asarray([2, 0, 3][:n_rows], jnp.int32), jnp.asarray([5, 0, 100][:n_rows], jnp.int32)
+    seats, starts = jnp.asarray([2, 0, 3][:n_rows], jnp.int32), jnp.asarray([5, 0, 96][:n_rows], jnp.int32)
     positions = starts[:, None] + jnp.arange(n_tokens, dtype=jnp.int32)[None]
     cache = init_cache(config, 4, 128).layers
     h = jax.random.normal(jax.random.key(2), (n_rows, n_tokens, 64))

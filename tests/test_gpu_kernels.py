@@ -14,6 +14,7 @@ from mbjax.core.ops import rms_norm, rope
 from mbjax.core.quant import INT4, INT8, Scheme, dequantize
 from mbjax.core.quantize import quantize_weight
 from mbjax.kernels import twins
+from mbjax.kernels.gpu import rows
 from mbjax.kernels.gpu.attention import attend
 from mbjax.kernels.gpu.linear import Weight, linears
 from mbjax.kernels.gpu.low_rank import Delta, add_deltas
@@ -58,6 +59,23 @@ def test_a_pair_is_gated() -> None:
     close(got[0], jax.nn.silu(a + jnp.einsum("rk,ok->ro", delta.low, delta.b)) * b)
 
 
+def test_small_products_of_many_rows_are_one_launch() -> None:
+    x, a, b = normal(0, 96, 128), normal(1, 192, 128), normal(2, 64, 128)
+    bias, residual = normal(3, 192), normal(4, 96, 64)
+    weights = [Weight(a, bias=bias), Weight(b, residual=residual)]
+    assert rows.fits(96, weights, 128)
+    first, second = rows.products(x, weights)
+    close(first, x @ a.T + bias[None])
+    close(second, residual + x @ b.T)
+
+
+def test_products_that_are_not_small_are_left_to_xla() -> None:
+    plain, bits = Weight(jnp.zeros((128, 128))), Weight(jnp.zeros((128, 128), jnp.int8), jnp.zeros((128, 4)))
+    assert rows.fits(512, [plain] * 10, 128) and not rows.fits(512, [plain] * 11, 128)
+    assert not rows.fits(48, [plain], 128) and not rows.fits(64, [Weight(jnp.zeros((96, 128)))], 128)
+    assert not rows.fits(64, [bits], 128) and not rows.fits(64, [Weight(jnp.zeros((128, 2048)))], 2048)
+
+
 @pytest.mark.parametrize(
     ("n_tokens", "heads", "kv_heads", "capacity", "dtype"),
     [(1, 14, 2, 256, "float32"), (3, 8, 2, 256, "int8"), (20, 4, 2, 192, "float32"), (40, 6, 2, 192, "float32")],
@@ -75,15 +93,15 @@ def test_attention_reads_what_is_valid(n_tokens: int, heads: int, kv_heads: int,
     close(got, want)
 
 
-@pytest.mark.parametrize(("dtype", "normed"), [("float32", True), ("int8", False)])
-def test_keys_and_values_are_put_in_place(dtype: str, normed: bool) -> None:
-    q, k, v = normal(0, 3, 2, 4, 32), normal(1, 3, 2, 2, 32), normal(2, 3, 2, 2, 32)
-    starts, seats = jnp.asarray([5, 0, 60], jnp.int32), jnp.asarray([2, 0, 3], jnp.int32)
+@pytest.mark.parametrize(("dtype", "normed", "n"), [("float32", True, 2), ("int8", False, 2), ("int8", True, 48)])
+def test_keys_and_values_are_put_in_place(dtype: str, normed: bool, n: int) -> None:
+    q, k, v = normal(0, 3, n, 4, 32), normal(1, 3, n, 2, 32), normal(2, 3, n, 2, 32)
+    starts, seats = jnp.asarray([5, 0, 64 - n], jnp.int32), jnp.asarray([2, 0, 3], jnp.int32)
     inv_freq = tuple((1.0 / 10000 ** (np.arange(0, 32, 2) / 32)).tolist())
     norms = (1 + normal(3, 32), 1 + normal(4, 32)) if normed else None
     scales = (jnp.zeros((4, 2, 64)),) * 2 if dtype == "int8" else ()
     kv = LayerKV(jnp.zeros((4, 2, 64, 32), dtype), jnp.zeros((4, 2, 64, 32), dtype), *scales)
-    positions = starts[:, None] + jnp.arange(2, dtype=jnp.int32)[None]
+    positions = starts[:, None] + jnp.arange(n, dtype=jnp.int32)[None]
     a, b = (q, k) if norms is None else (rms_norm(x, norm, 1e-5) for x, norm in zip((q, k), norms, strict=True))
     want = append(kv, rope(b, positions, inv_freq), v, starts, seats)
     caches = tuple(part for part in (kv.k, kv.v, kv.k_scales, kv.v_scales) if part is not None)
@@ -97,7 +115,9 @@ def test_keys_and_values_are_put_in_place(dtype: str, normed: bool) -> None:
             close(mine, theirs)
 
 
-@pytest.mark.parametrize(("dtype", "normed", "capacity"), [("float32", True, 384), ("int8", False, 320)])
+@pytest.mark.parametrize(
+    ("dtype", "normed", "capacity"), [("float32", True, 384), ("int8", False, 320), ("float32", False, 2240)]
+)
 def test_one_token_is_placed_and_attends_in_one_launch(
     monkeypatch: pytest.MonkeyPatch, dtype: str, normed: bool, capacity: int
 ) -> None:

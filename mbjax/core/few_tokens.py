@@ -1,5 +1,6 @@
-"""A layer over a few tokens on a graphics card, where launches cost as much as bytes: five of them for one token,
-and four more for low-rank parts. Products of several rows are XLA's. `base` has the same layer operation by operation.
+"""A layer over few tokens on a graphics card, where launches cost as much as bytes: five of them for one token, and
+four more for low-rank parts. Of several rows only small products are done here, the others are XLA's. `base` has the
+same layer operation by operation.
 
 Axis letters: B batch, T tokens, R rows (B * T), D model width, H query heads, K key/value heads, E head width, P packs.
 """
@@ -21,17 +22,20 @@ if TYPE_CHECKING:
     from mbjax.core.base import Layer
     from mbjax.core.lora import LayerLora
 
-MOST_ROWS = 16  # beyond, attention takes the form for many tokens
+MOST_ROWS = 512  # beyond, no product is small
+MOST_ADAPTED = 16  # of them where packs have a part: deltas are added row by row
 
 
 def takes(params: "Layer", h: jax.Array, kv: LayerKV | None, deltas: "Sequence[LayerLora | None]") -> bool:
     """Whether `run` can take this layer, h [B, T, D], cache and deltas."""
-    if kv is None or h.shape[0] * h.shape[1] > MOST_ROWS or not gpu.attends(kv.k.shape):
+    downs = _downs(deltas)
+    most = MOST_ADAPTED if downs else MOST_ROWS
+    if kv is None or h.shape[0] * h.shape[1] > most or not gpu.attends(kv.k.shape):
         return False
     if _weight(params.mlp.gate).values.dtype != _weight(params.mlp.up).values.dtype:  # one loop reads both
         return False
     return all(fits(w) for w in jax.tree.leaves(params, is_leaf=_is_weight) if _is_weight(w)) and all(
-        x.shape[0] & (x.shape[0] - 1) == 0 and x.shape[0] >= 16 for x in _downs(deltas)
+        x.shape[0] & (x.shape[0] - 1) == 0 and x.shape[0] >= 16 for x in downs
     )
 
 
@@ -169,8 +173,13 @@ def _products(
     residual: Any,
     gated: bool,
 ) -> list[jax.Array]:
-    """The same of several rows, whose products are matrix products."""
+    """The same of several rows."""
+    from mbjax.kernels.gpu import rows
+
     x = x if norm is None else rms_norm(x, norm, eps)
+    maps = [_weight(w, bias, residual) for w, bias in zip(weights, biases, strict=True)]
+    if not gated and not downs and rows.fits(x.shape[0], maps, x.shape[1]):
+        return rows.products(x, maps)
     ys = [linear(x, w, bias) for w, bias in zip(weights, biases, strict=True)]
     ys = [jax.nn.silu(ys[0]) * ys[1]] if gated else ys
     arrays = [down.opened() if isinstance(down, Part) else down for down in downs]

@@ -119,9 +119,9 @@ class Programs:
         return new_board([(Sampling(), [])] * self.lanes, self.config.vocab_size)
 
     def empty_pool(self, rows: int = 1) -> Pooled:
-        """On the device without compiling or tracing anything."""
-        total, weight = np.zeros((rows, self.config.d_model), np.float32), np.zeros(rows, np.float32)
-        return Pooled(jax.device_put(total), jax.device_put(weight))
+        """With the host, as what a chunk brings along."""
+        sums, weights = np.zeros((rows, self.config.d_model), np.float32), np.zeros(rows, np.float32)
+        return Pooled(sums, weights)  # pyright: ignore[reportArgumentType] - a program takes them as they are
 
     def understand(self, size: int, rows: int = 1) -> jax.stages.Compiled:
         """(params, layers, start [B], seats [B], tokens [B, size], weights [B, size], pooled) -> (h [B, size, D], layers,

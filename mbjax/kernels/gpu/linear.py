@@ -18,7 +18,7 @@ from jax.experimental.pallas import triton as plgpu
 from mbjax.kernels.part import ALIGN, Part
 
 GROUP = 32
-_BLOCK = 4  # outputs of one program
+_BLOCK = 4  # lines of weights that a program reads side by side
 _LARGE = 32_768  # outputs from which on twice as many are as well spread over the card
 _IN_FLIGHT = 8  # chunks that are read before the first is waited for: what registers hold
 
@@ -64,7 +64,7 @@ def linears(
     norm float32 [in]: of rms_norm(x) instead. gated: of two weights (gate, up) the one result silu(gate) * up.
     """
     groups = x.shape[1] // GROUP
-    block, warps = _blocking(groups, weights)
+    block, warps = _blocking(groups, weights, gated)
     inputs = [x.reshape(groups, GROUP), *([] if norm is None else [norm.reshape(groups, GROUP)])]
     forms, first = [], 0
     for weight in weights:
@@ -93,12 +93,12 @@ def _stored(values: jax.Array | Part, groups: int) -> tuple[list[jax.Array], boo
     return [values.reshape(values.shape[0], groups, -1)], False
 
 
-def _blocking(groups: int, weights: Sequence[Weight]) -> tuple[int, int]:
-    """Outputs and warps of one program: a thread reads 16 bytes of a chunk."""
-    block = _BLOCK if sum(weight.out for weight in weights) < _LARGE else 2 * _BLOCK
-    values = weights[0].values
-    n_bytes = block * _chunk(groups) * GROUP * values.dtype.itemsize // (2 if values.dtype == jnp.uint8 else 1)
-    return block, max(1, min(8, n_bytes // 512))
+def _blocking(groups: int, weights: Sequence[Weight], gated: bool) -> tuple[int, int]:
+    """Outputs and warps of one program: a thread has 8 values of a line's chunk, 16 bytes of bfloat16. More would be
+    fewer threads, and those of few bits would then wait for their arithmetic."""
+    lines = _BLOCK if sum(weight.out for weight in weights) < _LARGE else 2 * _BLOCK
+    block = lines // 2 if gated else lines
+    return block, max(1, min(8, block * _chunk(groups) * GROUP // (8 * 32)))
 
 
 def _chunk(groups: int) -> int:
@@ -114,19 +114,15 @@ def _kernel(*refs: Any, forms: tuple[_Form, ...], norm: bool, eps: float, block:
     for form in forms:
         stored.append(_Stored.of(refs[at:], form))
         at += 1 + form.part + sum(form.present)
-    if gated:
-        rows = pl.ds(pl.program_id(0) * block, block)
-        gate, up = _products(refs[0], norm_ref, stored, rows, eps)
-        outs[0][0, rows] = (gate * jax.nn.sigmoid(gate) * up).astype(outs[0].dtype)
-        return
     program = pl.program_id(0)
-    for form, own, out in zip(forms, stored, outs, strict=True):
+    for form, own, out in zip(forms, [stored] if gated else [[one] for one in stored], outs, strict=False):
         end = form.first + out.shape[1] // block
 
         @pl.when((program >= form.first) & (program < end))
-        def _(form: _Form = form, own: _Stored = own, out: Any = out) -> None:
+        def _(form: _Form = form, own: Sequence[_Stored] = own, out: Any = out) -> None:
             rows = pl.ds((program - form.first) * block, block)
-            y = _products(refs[0], norm_ref, [own], rows, eps)[0]
+            ys = _products(refs[0], norm_ref, own, rows, eps)
+            y = ys[0] * jax.nn.sigmoid(ys[0]) * ys[1] if gated else ys[0]
             out[0, rows] = y.astype(out.dtype)
 
 

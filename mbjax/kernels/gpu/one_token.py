@@ -1,7 +1,9 @@
 """Attention of a step of one token a row, in one launch: the new key and value are put into the cache, the queries made
 ready for it, the valid positions split among programs, and the splits put together by whichever of them ends last.
 
-Letters: B rows of a step, S positions, H and K query and key/value heads, E head width.
+A tile is 64 positions. While there are no more of them than programs, each has one, so that nobody waits for a second;
+beyond, each has as many as the others. Letters: B rows of a step, S positions, H and K query and key/value heads, E head
+width.
 """
 
 import math
@@ -16,15 +18,15 @@ from jax.experimental.pallas import triton as plgpu
 from mbjax.kernels.gpu import POSITIONS, dot
 
 _LOWEST = -1e30
-_SPLIT = 128  # positions of one program
+_SPLITS = 32  # programs of one key/value head of a row, at most
 _TOGETHER = 8  # splits that are put together at a time
 QUERIES = 16  # of one key/value head, at most; where they are fewer, copies of the last
 
 
 class _Shape(NamedTuple):
-    """Positions of a split; whether heads are normed; arrays of the cache."""
+    """Splits of a head; whether heads are normed; arrays of the cache."""
 
-    split: int
+    n_splits: int
     normed: bool
     n_caches: int
     eps: float
@@ -50,15 +52,15 @@ def attend_one(
     """
     n_batch, width = q.shape[0], q.shape[3]
     n_kv, capacity = caches[0].shape[1:3]
-    split = _SPLIT if capacity % _SPLIT == 0 else POSITIONS
-    shape = _Shape(split, norms is not None, len(caches), eps)
+    n_splits = min(_SPLITS, capacity // POSITIONS)
+    shape = _Shape(n_splits, norms is not None, len(caches), eps)
     operands = [q, k, v, starts, seats, inv_freq, *(norms or ()), arrivals, *caches]
-    whole = (n_batch * n_kv, capacity // split, QUERIES)
+    whole = (n_batch * n_kv, n_splits, QUERIES)
     scratch = [(*whole, width), whole, whole]
     kept = operands[-1 - len(caches) :]
     found = pl.pallas_call(
         partial(_attend_one, shape=shape),
-        grid=(n_batch * n_kv, capacity // split),
+        grid=(n_batch * n_kv, n_splits),
         out_shape=[
             jax.ShapeDtypeStruct(q.shape, q.dtype),
             *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in kept),
@@ -79,17 +81,21 @@ def _attend_one(q_ref: Any, k_ref: Any, v_ref: Any, starts: Any, seats: Any, *re
     pair, split = pl.program_id(0), pl.program_id(1)
     row, head = pair // n_kv, pair % n_kv
     own = jnp.minimum(starts[row], capacity - 1)  # never behind a lane's end
-    n_used = own // shape.split + 1
-    place = _Place(row, head, split, seats[row], own)
+    n_tiles = own // POSITIONS + 1
+    n_each = (n_tiles + shape.n_splits - 1) // shape.n_splits
+    n_used = (n_tiles + n_each - 1) // n_each
+    tiles = split * n_each, jnp.minimum((split + 1) * n_each, n_tiles)
+    place = _Place(row, head, seats[row], own)
 
     @pl.when(split < n_used)
     def _() -> None:
         queries = place.queries(q_ref.shape[2] // n_kv)
+        first = place.tile(caches, tiles[0])  # on its way while the queries are turned
         q = _turned(q_ref, row, queries, norms[0], freq, own, shape.eps).astype(q_ref.dtype)
         k = _turned(k_ref, row, head[None], norms[1], freq, own, shape.eps)
         v = v_ref[row, 0, head, :].astype(jnp.float32)
         new = [_stored(x, caches) for x in (jnp.sum(k, axis=0), v)]
-        for ref, value in zip(refs[-3:], _over_split(q, caches, new, place, shape.split), strict=True):
+        for ref, value in zip(refs[-3:], _over_tiles(q, caches, new, place, tiles, first), strict=True):
             ref[pair, split] = value
 
         @pl.when(split == n_used - 1)
@@ -108,11 +114,10 @@ def _attend_one(q_ref: Any, k_ref: Any, v_ref: Any, starts: Any, seats: Any, *re
 
 
 class _Place(NamedTuple):
-    """Which part a program has: row, key/value head, split, lane, and the position of the row's token."""
+    """What a program reads: row, key/value head, lane, and the position of the row's token."""
 
     row: jax.Array
     head: jax.Array
-    split: jax.Array
     seat: jax.Array
     own: jax.Array
 
@@ -120,19 +125,24 @@ class _Place(NamedTuple):
         """The heads int32 [16] that read this one."""
         return self.head * group + jnp.minimum(jax.lax.iota(jnp.int32, QUERIES), group - 1)
 
+    def tile(self, caches: Any, i: jax.Array) -> list[jax.Array]:
+        """Keys and values [64, E] of a tile, and their scales [64], if any."""
+        at = pl.ds(i * POSITIONS, POSITIONS)
+        both = [cache[self.seat, self.head, at, :] for cache in caches[:2]]
+        return [*both, *(cache[self.seat, self.head, at] for cache in caches[2:])]
 
-def _over_split(q: jax.Array, caches: Any, new: Any, place: _Place, split: int) -> tuple[jax.Array, ...]:
-    """Over the positions of a split: values mixed float32 [16, E], the largest score and the sum of weights [16]."""
-    width = q.shape[1]
-    scale = math.log2(math.e) / math.sqrt(width)
 
-    def accumulate(i: jax.Array, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+def _over_tiles(
+    q: jax.Array, caches: Any, new: Any, place: _Place, tiles: tuple[jax.Array, jax.Array], first: list[jax.Array]
+) -> tuple[jax.Array, ...]:
+    """Over tiles [begin, end), the first of them read: values mixed float32 [16, E], the largest score and the sum of
+    weights [16]."""
+    scale = math.log2(math.e) / math.sqrt(q.shape[1])
+
+    def accumulate(i: jax.Array, tile: list[jax.Array], state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         mixed, top, total = state
-        at = place.split * split + i * POSITIONS
-        position = at + jax.lax.iota(jnp.int32, POSITIONS)
-        rest = [cache[(place.seat, place.head, pl.ds(at, POSITIONS))] for cache in caches[2:]]
-        tile = [cache[place.seat, place.head, pl.ds(at, POSITIONS), :] for cache in caches[:2]]
-        k, v, *by = _with_own([*tile, *rest], _in_order(new), position == place.own)
+        position = i * POSITIONS + jax.lax.iota(jnp.int32, POSITIONS)
+        k, v, *by = _with_own(tile, _in_order(new), position == place.own)
         scores = dot(q, k.astype(q.dtype).T) * scale
         scores = scores * by[0][None, :] if by else scores
         seen = (position <= place.own)[None, :]
@@ -145,9 +155,9 @@ def _over_split(q: jax.Array, caches: Any, new: Any, place: _Place, split: int) 
         return mixed * keep[:, None] + dot(weights.astype(q.dtype), v.astype(q.dtype)), new_top, total
 
     zero = jnp.zeros((QUERIES,), jnp.float32)
-    n_tiles = jnp.minimum((place.own - place.split * split) // POSITIONS + 1, split // POSITIONS)
-    start = (jnp.zeros((QUERIES, width), jnp.float32), zero + _LOWEST, zero)
-    return jax.lax.fori_loop(0, n_tiles, accumulate, start)
+    state = accumulate(tiles[0], first, (jnp.zeros(q.shape, jnp.float32), zero + _LOWEST, zero))
+    rest = tiles[0] + 1, tiles[1]
+    return jax.lax.fori_loop(*rest, lambda i, state: accumulate(i, place.tile(caches, i), state), state)
 
 
 def _with_own(tile: list[Any], new: list[Any], is_own: jax.Array) -> list[jax.Array]:

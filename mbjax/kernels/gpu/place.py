@@ -1,6 +1,6 @@
 """New keys and values put into a cache, and queries made ready for it, on a graphics card: rotation, the norms of single
-heads where a base has them, and int8 rounding in one launch. Letters: R rows, B rows of a step, T tokens, H and K
-query and key/value heads, E head width."""
+heads where a base has them, and int8 rounding in one launch. Letters: B rows of a step, T tokens, O tokens of a block,
+H and K query and key/value heads, E head width."""
 
 from functools import partial
 from typing import Any
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
+
+_TOKENS = 16  # of one program, at most
 
 
 def place(
@@ -29,11 +31,12 @@ def place(
     Returns q normed and rotated, and the caches, updated in place where they are donated.
     """
     n_batch, n_tokens, n_heads, _ = q.shape
+    block = min(_TOKENS, n_tokens & -n_tokens)
     operands = [q, k, v, starts, seats, inv_freq, *(norms or ()), *caches]
     first = len(operands) - len(caches)
     found = pl.pallas_call(
-        partial(_place, normed=norms is not None, eps=eps),
-        grid=(n_batch, n_tokens, n_heads + 2 * k.shape[2]),
+        partial(_place, block=block, normed=norms is not None, eps=eps),
+        grid=(n_batch, n_tokens // block, n_heads + 2 * k.shape[2]),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, *caches)],
         input_output_aliases={first + i: 1 + i for i in range(len(caches))},
         compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
@@ -43,67 +46,75 @@ def place(
 
 
 def _place(
-    q_ref: Any, k_ref: Any, v_ref: Any, starts: Any, seats: Any, freq_ref: Any, *refs: Any, normed: bool, eps: float
+    q_ref: Any,
+    k_ref: Any,
+    v_ref: Any,
+    starts: Any,
+    seats: Any,
+    freq_ref: Any,
+    *refs: Any,
+    block: int,
+    normed: bool,
+    eps: float,
 ) -> None:
-    """One head of one token."""
+    """One head of a block of tokens."""
     norms, refs = (refs[:2], refs[2:]) if normed else ((None, None), refs)
     n_caches = (len(refs) - 1) // 2
     out, caches = refs[n_caches], refs[n_caches + 1 :]
-    row, token, head = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+    row, first, head = pl.program_id(0), pl.program_id(1) * block, pl.program_id(2)
     n_heads, n_kv = q_ref.shape[2], k_ref.shape[2]
-    at = jnp.minimum(starts[row] + token, caches[0].shape[2] - 1)  # never behind a lane's end
-    angle = at.astype(jnp.float32) * freq_ref[:]
+    tokens = pl.ds(first, block)
+    at = starts[row] + first + jax.lax.iota(jnp.int32, block)
+    at = jnp.minimum(at, caches[0].shape[2] - 1)  # never behind a lane's end
+    angle = at.astype(jnp.float32)[:, None] * freq_ref[:][None, :]
     turn = jnp.cos(angle), jnp.sin(angle)
 
     @pl.when(head < n_heads)
     def _() -> None:
-        for half, value in zip(
-            _halves(q_ref.shape[3]), _rotated(q_ref, row, token, head, norms[0], turn, eps), strict=True
-        ):
-            out[row, token, head, half] = value.astype(out.dtype)
+        parts = _rotated(_halves(q_ref, row, tokens, head), norms[0], turn, eps)
+        for half, value in zip(_columns(q_ref.shape[3]), parts, strict=True):
+            out[row, tokens, head, half] = value.astype(out.dtype)
 
     @pl.when((head >= n_heads) & (head < n_heads + n_kv))
     def _() -> None:
         own = head - n_heads
-        _write(caches[0::2], (seats[row], own, at), _rotated(k_ref, row, token, own, norms[1], turn, eps))
+        parts = _rotated(_halves(k_ref, row, tokens, own), norms[1], turn, eps)
+        _write(caches[0::2], seats[row], own, at, parts)
 
     @pl.when(head >= n_heads + n_kv)
     def _() -> None:
         own = head - n_heads - n_kv
-        halves = [v_ref[row, token, own, half].astype(jnp.float32) for half in _halves(v_ref.shape[3])]
-        _write(caches[1::2], (seats[row], own, at), halves)
+        _write(caches[1::2], seats[row], own, at, _halves(v_ref, row, tokens, own))
 
 
-def _halves(width: int) -> list[Any]:
+def _columns(width: int) -> list[Any]:
     return [pl.ds(0, width // 2), pl.ds(width // 2, width // 2)]
 
 
-def _rotated(
-    ref: Any,
-    row: jax.Array,
-    token: jax.Array,
-    head: jax.Array,
-    norm: Any,
-    turn: tuple[jax.Array, jax.Array],
-    eps: float,
-) -> list[jax.Array]:
-    """The two halves of a head, float32 [E / 2] each."""
-    width = ref.shape[3]
-    a, b = (ref[row, token, head, half].astype(jnp.float32) for half in _halves(width))
+def _halves(ref: Any, row: jax.Array, tokens: Any, head: jax.Array) -> list[jax.Array]:
+    """The two halves of a head, float32 [O, E / 2] each."""
+    return [ref[row, tokens, head, half].astype(jnp.float32) for half in _columns(ref.shape[3])]
+
+
+def _rotated(parts: list[jax.Array], norm: Any, turn: tuple[jax.Array, jax.Array], eps: float) -> list[jax.Array]:
+    """The halves normed, where a base does so, and rotated."""
+    a, b = parts
     if norm is not None:
-        by = jax.lax.rsqrt((jnp.sum(a * a) + jnp.sum(b * b)) / width + eps)
-        a, b = (x * by * norm[half] for x, half in zip((a, b), _halves(width), strict=True))
+        squares = jnp.sum(a * a, axis=1) + jnp.sum(b * b, axis=1)
+        by = jax.lax.rsqrt(squares / (2 * a.shape[1]) + eps)[:, None]
+        a, b = (x * by * norm[half][None, :] for x, half in zip(parts, _columns(2 * a.shape[1]), strict=True))
     cos, sin = turn
     return [a * cos - b * sin, b * cos + a * sin]
 
 
-def _write(caches: Any, place: tuple[jax.Array, ...], halves: list[jax.Array]) -> None:
+def _write(caches: Any, seat: jax.Array, head: jax.Array, at: jax.Array, halves: list[jax.Array]) -> None:
     """Into a cache, or into an int8 one and its scales; rounding as `twins.quantize_kv` does it."""
     values = caches[0]
     if len(caches) == 2:
-        largest = jnp.maximum(jnp.max(jnp.abs(halves[0])), jnp.max(jnp.abs(halves[1])))
-        by = jnp.where(largest > 0, 127.0 / jnp.maximum(largest, 1e-30), 0.0)
+        largest = jnp.maximum(*(jnp.max(jnp.abs(half), axis=1) for half in halves))
+        by = jnp.where(largest > 0, 127.0 / jnp.maximum(largest, 1e-30), 0.0)[:, None]
         halves = [jnp.floor(half * by + 0.5) for half in halves]  # Triton has no round
-        caches[1][place] = largest / 127.0
-    for part, half in zip(_halves(values.shape[3]), halves, strict=True):
-        values[(*place, part)] = half.astype(values.dtype)
+        caches[1][seat, head, at] = largest / 127.0
+    for part, half in zip(_columns(values.shape[3]), halves, strict=True):
+        column = part.start + jax.lax.iota(jnp.int32, part.size)
+        values[seat, head, at[:, None], column[None, :]] = half.astype(values.dtype)
