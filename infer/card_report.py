@@ -191,7 +191,8 @@ def _logits_table(cells: dict[str, Any]) -> str:
     for name, cell in _of(cells, "logits"):
         for form, one in (cell.get("errors") or {}).items():
             if "max" in one:
-                rows.append((name[7:], form, f"{one['max']:.2e}", f"{one['mean']:.2e}", _percent(one["top1"])))
+                base = name[7:] + ("" if cell.get("real_weights") else ", random weights")
+                rows.append((base, form, f"{one['max']:.2e}", f"{one['mean']:.2e}", _percent(one["top1"])))
     head = ("base", "accelerator against CPU", "largest error", "mean error", "same first token")
     return _section("Logits, errors relative to the largest", head, rows)
 
