@@ -2,7 +2,7 @@
 
     python infer/card.py --parts rates,decode,torch --out card.json [--limit-gib 4] [--seconds 500] [--ahead 8]
     python infer/card.py --out card.json --write       tables and curves into docs/, from what is there
-        [--earlier before.json]                        what it lacks from there, in a part of its own
+        [--earlier before.json ...]                    what it lacks from there, in parts of their own
 
 Each measurement is a process of its own that gets --limit-gib of the device's memory and no more (training and
 PyTorch: all of it). First the programs of the next few are compiled, side by side and kept; then these are measured,
@@ -26,7 +26,7 @@ def main() -> None:
     command.add_argument("--dtypes", default="bfloat16,int8,int4", help="int4: of the first shape only")
     command.add_argument("--lanes", default="1,8")
     command.add_argument("--out", type=Path, required=True, help="the file that holds all results")
-    command.add_argument("--earlier", type=Path, help="results of earlier code, for --write")
+    command.add_argument("--earlier", type=Path, nargs="*", default=[], help="earlier results, for --write")
     command.add_argument("--limit-gib", type=float, default=4.0)
     command.add_argument("--base", help="real weights for logits: a name or a path")
     command.add_argument("--seconds", type=float, default=float("inf"), help="start nothing after so many")
@@ -35,10 +35,11 @@ def main() -> None:
     options = command.parse_args()
     results = Results(options.out)
     split = {name: [x for x in getattr(options, name).split(",") if x] for name in ("parts", "shapes", "dtypes")}
-    cells = all_cells(split["parts"], split["shapes"], split["dtypes"], [int(n) for n in options.lanes.split(",")])
+    lanes, real = [int(n) for n in options.lanes.split(",")], options.base is not None
+    cells = all_cells(split["parts"], split["shapes"], split["dtypes"], lanes, real=real)
     run_cells(cells, results, options)
     if options.write:
-        earlier = {} if options.earlier is None else Results(options.earlier).cells
+        earlier = [Results(path).cells for path in options.earlier]
         page(results.cells, earlier, " ".join(["python", "infer/card.py", *sys.argv[1:]]))
     found = {"cells": results.cells, "derived": derived(results.cells)}
     print(json.dumps(found) if options.json else summary(results.cells))

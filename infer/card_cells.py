@@ -78,8 +78,11 @@ class Cell:
         return cls(**fields)
 
 
-def all_cells(parts: list[str], shapes: list[str], dtypes: list[str], lanes: list[int]) -> list[Cell]:
-    """Those of the parts asked for, the most important first; PyTorch's right after ours of the same shape.
+def all_cells(
+    parts: list[str], shapes: list[str], dtypes: list[str], lanes: list[int], *, real: bool = False
+) -> list[Cell]:
+    """Those of the parts asked for, the most important first; PyTorch's right after ours of the same shape. Logits are
+    those of random weights where there are no real ones, and named so.
 
     Raises InputError for what is not known.
     """
@@ -94,7 +97,8 @@ def all_cells(parts: list[str], shapes: list[str], dtypes: list[str], lanes: lis
     if "swap" in parts:
         cells += [Cell("swap", first, dtype) for dtype in dtypes if dtype != "int4"]
     if "logits" in parts:
-        cells += [Cell("logits", "tiny" if tiny else REAL, limited=False, timed=False, warm=False)]
+        weights = "" if real else "random weights"
+        cells += [Cell("logits", "tiny" if tiny else REAL, weights, limited=False, timed=False, warm=False)]
     if "train_pack" in parts:
         cells += [Cell("train_pack", first, kind, limited=False) for kind in ("lora", "expert")]
     if "train_base" in parts:

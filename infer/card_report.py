@@ -89,13 +89,16 @@ def summary(cells: dict[str, Any]) -> str:
     return "\n".join(section for section in sections if section)
 
 
-def page(cells: dict[str, Any], earlier: dict[str, Any], command: str) -> None:
-    """Writes docs/card.md and docs/card.png. What `earlier` has beyond the cells gets a part of its own, with the rates
-    that were measured along with it."""
+def page(cells: dict[str, Any], earlier: list[dict[str, Any]], command: str) -> None:
+    """Writes docs/card.md and docs/card.png. What each of `earlier` has beyond those before it gets a part of its own,
+    with the rates that were measured along with it."""
     plot(cells, derived(cells), DOCS / "card.png")
     text = f"# A 4 GB card, measured\n\n`{command}`\n\n{summary(cells)}\n![Decoding and memory](card.png)\n"
-    rest = {name: cell for name, cell in earlier.items() if name == "rates" or name not in cells}
-    text += f"\n# Measured with earlier code, on another machine\n\n{summary(rest)}" if earlier else ""
+    shown = set(cells) - {"rates"}
+    for part in earlier:
+        rest = {name: cell for name, cell in part.items() if name not in shown}
+        text += f"\n# Measured before, on another machine\n\n{summary(rest)}"
+        shown |= set(rest) - {"rates"}
     with atomic_write(DOCS / "card.md") as file:
         file.write(text.encode())
 
@@ -191,8 +194,7 @@ def _logits_table(cells: dict[str, Any]) -> str:
     for name, cell in _of(cells, "logits"):
         for form, one in (cell.get("errors") or {}).items():
             if "max" in one:
-                base = name[7:] + ("" if cell.get("real_weights") else ", random weights")
-                rows.append((base, form, f"{one['max']:.2e}", f"{one['mean']:.2e}", _percent(one["top1"])))
+                rows.append((name[7:], form, f"{one['max']:.2e}", f"{one['mean']:.2e}", _percent(one["top1"])))
     head = ("base", "accelerator against CPU", "largest error", "mean error", "same first token")
     return _section("Logits, errors relative to the largest", head, rows)
 

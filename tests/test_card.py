@@ -61,10 +61,10 @@ def test_decoding_prefill_and_memory_are_measured(tmp_path):
 def test_the_page_says_what_failed(tmp_path, monkeypatch):
     monkeypatch.setattr("card_report.DOCS", tmp_path)
     found = {"decode:tiny:int8:x8": {"error": "no memory", "decode_0": {"error": "too slow"}}}
-    page(found, found | {"swap:tiny:int8": {"error": "no time"}}, "python infer/card.py")
+    page(found, [found | {"swap:tiny:int8": {"error": "no time"}}, found], "python infer/card.py")
     text = (tmp_path / "card.md").read_text()
     assert "| decode:tiny:int8:x8 | no memory |" in text and "too slow" in text
-    assert text.count("no memory") == 1 and text.index("earlier code") < text.index("no time")
+    assert text.count("no memory") == 1 and text.index("Measured before") < text.index("no time")
     assert (tmp_path / "card.png").stat().st_size > 1000
 
 

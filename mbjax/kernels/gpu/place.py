@@ -30,8 +30,9 @@ def place(
 
     Returns q normed and rotated, and the caches, updated in place where they are donated.
     """
-    n_batch, n_tokens, n_heads, _ = q.shape
+    n_batch, n_tokens, n_heads, width = q.shape
     block = min(_TOKENS, n_tokens & -n_tokens)
+    warps = max(1, block * width // 1024)  # a thread turns 16 pairs at most: more would not stay in its registers
     operands = [q, k, v, starts, seats, inv_freq, *(norms or ()), *caches]
     first = len(operands) - len(caches)
     found = pl.pallas_call(
@@ -39,7 +40,7 @@ def place(
         grid=(n_batch, n_tokens // block, n_heads + 2 * k.shape[2]),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, *caches)],
         input_output_aliases={first + i: 1 + i for i in range(len(caches))},
-        compiler_params=plgpu.CompilerParams(num_warps=1, num_stages=1),
+        compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
         name="place",
     )(*operands)
     return found[0], tuple(found[1:])
