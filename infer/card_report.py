@@ -85,7 +85,7 @@ def summary(cells: dict[str, Any]) -> str:
     own = derived(cells)
     sections = [_about(cells, own), _memory_table(cells), _decode_table(cells, own), _prefill_table(cells, own),
                 _beside(cells), _swap_table(cells, own), _train_table(cells, own), _logits_table(cells), _trace_table(cells),
-                _failed(cells)]  # fmt: skip
+                _kernels_table(cells), _failed(cells)]  # fmt: skip
     return "\n".join(section for section in sections if section)
 
 
@@ -207,6 +207,21 @@ def _trace_table(cells: dict[str, Any]) -> str:
                 rows.append((name[7:], n, f"{one['events']:.0f}", f"{one['busy_us']:.0f}", f"{one['span_us']:.0f}"))
     head = ("base, weights, lanes", "packs", "kernels a step", "busy us", "from first to last us")
     return _section("What the device does in a step (profile)", head, rows)
+
+
+def _kernels_table(cells: dict[str, Any]) -> str:
+    """Where a step without packs goes, for one lane: the kernels of the longest time. XLA numbers those of one name."""
+    rows = []
+    for name, cell in _of(cells, "decode"):
+        trace = (cell.get("trace") or {}).get("0") or {}
+        if name.endswith(":x1"):
+            for one in trace.get("kernels", [])[:6]:
+                rows.append((name[7:], one["name"], f"{one['calls']:g}", f"{one['us']:.0f}"))
+    return _section(
+        "The longest kernels of a step without packs (linears: q, k and v; 1: o; 2: gate and up; 3: down; 4: head)",
+        ("base, weights, lanes", "kernel", "calls", "us"),
+        rows,
+    )
 
 
 def _failed(cells: dict[str, Any]) -> str:

@@ -97,7 +97,7 @@ def _blocking(groups: int, weights: Sequence[Weight], gated: bool) -> tuple[int,
     """Outputs and warps of one program: a thread has 8 values of a line's chunk, 16 bytes of bfloat16. More would be
     fewer threads, and those of few bits would then wait for their arithmetic."""
     lines = _BLOCK if sum(weight.out for weight in weights) < _LARGE else 2 * _BLOCK
-    block = lines // 2 if gated else lines
+    block = lines // 2 if gated and weights[0].scales is None else lines  # a pair's plain values fill the registers
     return block, max(1, min(8, block * _chunk(groups) * GROUP // (8 * 32)))
 
 
