@@ -5,8 +5,8 @@
 
 DIR/NAME/test.jsonl holds the held-out lines of the domain whose pack is called NAME (and DIR/NAME/test_*.jsonl more of
 them, in other forms); `--limit` takes an even choice of so many lines of each of a domain's tasks. The oracle always uses the
-domain's own pack. The results of each choice of packs are put down in `--keep`; what is there for the same packs and
-lines is not measured again, so an interrupted run goes on, and several may share the domains. `--baselines` is what
+domain's own pack. The results of each choice of packs are put down in `--keep`, piece by piece; what is there for the
+same packs and lines is not measured again, so an interrupted run goes on, and several processes may share the work. `--baselines` is what
 `python train/baselines.py DIR/NAME ... --json` printed. With `--write` the table goes to docs/matrix.md and its heat map
 to docs/matrix.png, with `--scores` every pack gets its rows as scores.
 
@@ -14,46 +14,36 @@ On an accelerator set JAX_DEFAULT_MATMUL_PRECISION=highest: float32 then gives w
 """
 
 import argparse
-import hashlib
 import json
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from intervals import gap, interval, macro_f1
 from matrix_page import heat_map, page, table, write_scores
+from matrix_parts import Identity, Parts, hash_of
 
+from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Item, Question
-from mbjax.engine.evaluate import evaluate, summarise
+from mbjax.engine.evaluate import summarise
 from mbjax.engine.pack_eval import tasks_of
 from mbjax.errors import MbjaxError
 from mbjax.io.files import atomic_write
-from mbjax.io.pack_dir import read_pack
 
-TOLD_EVERY = 15.0  # seconds
 FEW_ANSWERS = 10  # classes of which a macro-F1 says something
 
 
-def rows_of(
-    parts: "Parts", engine: Engine, domain: str, path: Path, packs: dict[str, str], limit: int | None
-) -> list[dict[str, Any]]:
+def rows_of(parts: Parts, engine: Engine, domain: str, tasks: dict[str, list[Item]]) -> list[dict[str, Any]]:
     """The lines of the matrix that a file of held-out items gives, one for each of its tasks: value and interval for
-    each choice of packs. What says most is measured first: base, own pack, the router's choice."""
-    tasks = tasks_of(path, limit)
-    items = [item for own in tasks.values() for item in own]
-    known: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for use in ("none", domain, "auto", *(pack for pack in packs if pack != domain)):
-        used = {use: packs[use]} if use in packs else packs if use == "auto" else {}
-        found[use] = parts.results(engine, items, use, used, known if use == "auto" else None)
-        known[() if use == "none" else (use,)] = found[use]
+    each choice of packs. What says most is measured first: base, own pack, the wrong ones; then the router's choice,
+    most of which is one of these."""
+    others = [pack for pack in engine.packs.ids() if pack != domain]
+    found = parts.results(engine, ["none", domain, *others, "auto"])
     rows, at = [], 0
     for task, own in tasks.items():
-        results = {use: found[use][at : at + len(own)] for use in ("none", *packs, "auto")}
+        results = {use: of_file[at : at + len(own)] for use, of_file in found.items()}
         at += len(own)
         metric = summarise(own, results["none"])["metric"]
         rows.append({"task": task, "metric": metric, "n": len(own), "cells": cells_of(own, results, domain)})
@@ -85,66 +75,21 @@ def _classes(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[s
     return {"macro_f1": macro_f1(answers, [result["text"] for result in results])}
 
 
-class Parts:
-    """Results of the lines of one file with one choice of packs each, kept in files that a second call reads;
-    `devices` are those that they were measured on."""
-
-    def __init__(self, keep: Path, about: dict[str, Any]) -> None:
-        self._keep, self._about = keep, about
-        self.devices: set[str] = set()
-
-    def results(
-        self, engine: Engine, items: Sequence[Item], use: str, packs: dict[str, str], known: Any
-    ) -> list[dict[str, Any]]:
-        """Measured, or what was measured before with the same packs on the same lines."""
-        about = {**self._about, "n": len(items), "use": use, "packs": packs}
-        path = self._keep / f"{about['domain']}.{Path(about['file']).stem}.{use}.json"
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        if not about.items() <= kept.items():
-            results = evaluate(engine, items, pack=use, known=known, progress=_progress(about)).items
-            kept = {**about, "device": jax.devices()[0].device_kind, "results": results}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as file:
-                file.write(json.dumps(kept).encode())
-        self.devices.add(kept["device"])
-        return kept["results"]
-
-
-def _progress(about: dict[str, Any]) -> Callable[[int, int], None]:
-    started = last = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > TOLD_EVERY or done == total:
-            last = now
-            where = f"{about['domain']} {about['file']}: {about['use']}"
-            print(f"{where}, {done} of {total} ({now - started:.0f} s)", file=sys.stderr, flush=True)
-
-    return progress
-
-
 def matrix(engine: Engine, data: Path, keep: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows, for the domains that have a pack; from `keep` those that are there already."""
+    """All rows, for the domains that have a pack; from `keep` what is there already."""
     domains = [pack for pack in engine.packs.ids() if (data / pack).is_dir() and options.only in (None, pack)]
-    packs = {pack: _identity(options.packs / pack) for pack in engine.packs.ids()}
+    packs = {pack: Identity.of(options.packs / pack) for pack in engine.packs.ids()}
     rows = []
     for domain in domains:
         for path in sorted((data / domain).glob("test*.jsonl")):
-            split = hashlib.sha256(path.read_bytes()).hexdigest()
+            split = hash_of(path.read_bytes())
             about = {"domain": domain, "file": path.name, "split_digest": split, "dtype": options.dtype,
                      "gates": options.gates}  # fmt: skip
-            parts = Parts(keep, about)
-            own = rows_of(parts, engine, domain, path, packs, options.limit.get(domain))
+            tasks = tasks_of(path, options.limit.get(domain))
+            parts = Parts(keep, about, [item for own in tasks.values() for item in own], packs)
+            own = rows_of(parts, engine, domain, tasks)
             rows += [about | row | {"devices": sorted(parts.devices)} for row in own]
     return rows
-
-
-def _identity(path: Path) -> str:
-    """What of a pack decides its answers: its arrays and its threshold, not its card and scores."""
-    stored = read_pack(path)
-    threshold = None if stored.route is None else stored.route.threshold
-    return hashlib.sha256((path / "pack.safetensors").read_bytes() + repr(threshold).encode()).hexdigest()
 
 
 def read_baselines(path: Path | None) -> dict[tuple[str, str], dict[str, float]]:
@@ -179,6 +124,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     options.limit = dict(options.limit)
+    use_compile_cache()
     try:
         engine = Engine.load(options.base, packs=options.packs, dtype=options.dtype, gate_rule=options.gates)
         rows, packs = matrix(engine, options.data, options.keep, options), engine.packs.ids()

@@ -1,6 +1,7 @@
 """The matrix of packs and domains, its intervals, its page, and what one more pack changes, on a tiny base."""
 
 import argparse
+import dataclasses
 import json
 import shutil
 
@@ -10,10 +11,11 @@ from extension import summary
 from intervals import gap, macro_f1
 from matrix import matrix, read_baselines
 from matrix_page import page, write_scores
+from matrix_parts import Identity
 from tiny_router import SHOUTS, SUMS, tiny_base, write_packs
 
 from mbjax.engine.engine import Engine
-from mbjax.io.pack_dir import read_pack
+from mbjax.io.pack_dir import read_pack, update_pack
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def test_rows_are_kept_and_become_a_page_and_scores(place, tmp_path):
     assert [row["domain"] for row in rows] == ["shouts", "sums"] and all(row["n"] == 4 for row in rows)
     assert {"none", "shouts", "sums", "auto"} == set(rows[0]["cells"])
     assert matrix(engine, root / "data", tmp_path / "keep", options) == rows
-    kept = tmp_path / "keep" / "sums.test.shouts.json"
+    kept = tmp_path / "keep" / "sums.test.shouts.000.json"
     document = json.loads(kept.read_text(encoding="utf-8"))
     document["results"] = [result | {"correct": True} for result in document["results"]]
     kept.write_text(json.dumps(document), encoding="utf-8")
@@ -58,6 +60,15 @@ def test_rows_are_kept_and_become_a_page_and_scores(place, tmp_path):
     write_scores(again, found, packs, base, limits=options.limit)
     stored = read_pack(packs / "sums").scores[0]
     assert stored.others["baseline: guess"] == 0.5 and "shouts" in stored.others and "--limit sums=5" in stored.command
+
+
+def test_a_pack_with_another_route_key_answers_as_before(place, tmp_path):
+    root, _ = place
+    packs = shutil.copytree(root / "packs", tmp_path / "packs")
+    before, key = Identity.of(packs / "sums"), read_pack(packs / "sums").route
+    update_pack(packs / "sums", route=dataclasses.replace(key, threshold=0.75))
+    after = Identity.of(packs / "sums")
+    assert after.forced == before.forced and after.routed != before.routed
 
 
 def test_a_gap_is_the_difference_of_the_values():

@@ -8,8 +8,9 @@ from mbjax.io.files import write_errors
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock file, made if missing, and holds it during the block.
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Waits until no other process holds the lock file, made if missing, and holds it during the block. Without
+    `wait` the block gets False at once where another holds it.
 
     The system frees it when a process dies, however that happens. Where there is no `fcntl` (Windows) nothing is
     held: what the block writes is checked and renamed anyway, the lock saves double work.
@@ -17,11 +18,15 @@ def locked(path: Path) -> Iterator[None]:
     try:
         import fcntl
     except ImportError:
-        yield
+        yield True
         return
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
     with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
