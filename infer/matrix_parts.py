@@ -22,6 +22,7 @@ PIECE = 128  # lines, of like length, so that batches are full
 TOLD_EVERY = 15.0  # seconds
 
 Results = list[dict[str, Any]]
+Unit = tuple[str, int]  # a choice of packs, and a piece of the lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +61,27 @@ class Parts:
 
     def results(self, engine: Engine, uses: Sequence[str]) -> dict[str, Results]:
         """By choice of packs (`none`, a pack, `auto`), in the order of the lines. The first choices are measured first,
-        and the router's takes over what was measured before with the packs that it chose."""
-        units = [(use, piece) for use in uses for piece in range(len(self._pieces))]
-        progress = _progress(f"{self._about['domain']} {self._about['file']}", len(units))
-        busy = []
-        for use, piece in units:
-            with locked(self._path(use, piece).with_suffix(".lock"), wait=False) as held:
-                if not held:
-                    busy.append((use, piece))
-                    continue
-                self._take(engine, use, piece, uses)
-            progress(use)
-        for use, piece in busy:
-            with locked(self._path(use, piece).with_suffix(".lock")):
-                self._take(engine, use, piece, uses)
-            progress(use)
+        the router's, `auto`, comes last: it takes over what was measured before with the packs that it chose."""
+        progress = _progress(f"{self._about['domain']} {self._about['file']}", len(uses) * len(self._pieces))
+        forced = [use for use in uses if use != "auto"]
+        for stage in (forced, uses[len(forced) :]):
+            self._share(engine, [(use, piece) for use in stage for piece in range(len(self._pieces))], uses, progress)
         return {use: self._whole(engine, use, uses) for use in uses}
+
+    def _share(
+        self, engine: Engine, units: Sequence[Unit], uses: Sequence[str], progress: Callable[[str], None]
+    ) -> None:
+        """Measures what nobody else is at; then waits for the rest."""
+        for wait in (False, True):
+            busy = []
+            for use, piece in units:
+                with locked(self._path(use, piece).with_suffix(".lock"), wait=wait) as held:
+                    if held:
+                        self._take(engine, use, piece, uses)
+                        progress(use)
+                    else:
+                        busy.append((use, piece))
+            units = busy
 
     def _whole(self, engine: Engine, use: str, uses: Sequence[str]) -> Results:
         found: Results = [{} for _ in self._items]

@@ -64,6 +64,10 @@ def calibrate(
         list[Path] | None,
         typer.Option("--against", metavar="FILE.jsonl", help="Prompts that look like the pack's own and are not."),
     ] = None,
+    held_out: Annotated[
+        list[Path] | None,
+        typer.Option("--held-out", metavar="FILE.jsonl", help="More of its own, of groups that --prompts do not hold."),
+    ] = None,
     router: RouterOption = None,
     base: options.BaseOption = DEFAULT_BASE,
     force_base: options.ForceOption = False,
@@ -75,7 +79,9 @@ def calibrate(
     from mbjax.io.router_dir import ROUTER
     from mbjax.training.route import calibrate_pack, read_prompts
 
-    sets, foreign = ([read_prompts(path) for path in paths] for paths in (prompts, against or []))
+    sets, foreign, unseen = (
+        [read_prompts(path) for path in paths] for paths in (prompts, against or [], held_out or [])
+    )
     use_compile_cache()
     with working(f"loading {base}"):
         loaded = load_base(base)
@@ -88,6 +94,7 @@ def calibrate(
             loaded,
             lambda _, done, total: report(done, total),
             against=[prompt for found in foreign for prompt in found],
+            held_out=[prompt for found in unseen for prompt in found],
             force_base=force_base,
         )
     if as_json:

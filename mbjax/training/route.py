@@ -85,10 +85,12 @@ def calibrate_pack(
     progress: Progress,
     *,
     against: Sequence[str] = (),
+    held_out: Sequence[str] = (),
     force_base: bool = False,
 ) -> FittedKey:
     """Fits a pack's route key from sets of its own prompts, of equal weight however long they are, and writes it into
-    the pack; nothing else of it changes. `against` are prompts that look like its own and are not.
+    the pack; nothing else of it changes. `against` are prompts that look like its own and are not, `held_out` more of
+    its own, of groups that no set holds: what it will be asked is not quite what it was trained on.
 
     Raises InputError where there are too few, and where router or pack do not fit the base.
     """
@@ -97,21 +99,27 @@ def calibrate_pack(
     for prompts in sets:
         if len(prompts) < LEAST_PROMPTS:
             raise InputError(f"a set of {len(prompts)} prompts is too small; give at least {LEAST_PROMPTS}")
-    fitted = fit_route(router, base, sets, progress, against)
+    fitted = fit_route(router, base, sets, progress, against, held_out)
     update_pack(path, route=route_key(fitted, router))
     return fitted
 
 
 def fit_route(
-    router: Router, base: LoadedBase, sets: Sequence[Sequence[str]], progress: Progress, against: Sequence[str] = ()
+    router: Router,
+    base: LoadedBase,
+    sets: Sequence[Sequence[str]],
+    progress: Progress,
+    against: Sequence[str] = (),
+    held_out: Sequence[str] = (),
 ) -> FittedKey:
-    """The key of a pack's prompts in a router's space; of each set, and of `against`, at most MOST_PROMPTS are read."""
-    chosen = [even_choice(prompts, MOST_PROMPTS) for prompts in (*sets, against)]
+    """The key of a pack's prompts in a router's space; of each set, of `against` and of `held_out` at most
+    MOST_PROMPTS are read."""
+    chosen = [even_choice(prompts, MOST_PROMPTS) for prompts in (*sets, against, held_out)]
     flat = [prompt for prompts in chosen for prompt in prompts]
     states = prompt_states(base, flat, lambda done, total: progress("prompts", done, total))
     borders = np.cumsum([len(prompts) for prompts in chosen])[:-1]
-    *own, foreign = np.split((states - router.mean) @ router.whitening.T, borders)
-    return fit_key(own, router.background.astype(np.float32), foreign)
+    *own, foreign, unseen = np.split((states - router.mean) @ router.whitening.T, borders)
+    return fit_key(own, router.background.astype(np.float32), foreign, unseen)
 
 
 def route_key(fitted: FittedKey, router: Router) -> RouteKey:

@@ -13,7 +13,8 @@ SHRINK = 0.1  # of the mean variance, added to every direction's: what the backg
 SAMPLE, STRENGTH = 1000, 60.0  # the classifier's ridge, for so many prompts in all
 TRIMS = 2  # times that background prompts which look like a pack's own are set aside
 MIXED, MIXTURES, SHARES = 0.15, 400, (0.35, 0.65)  # weight, number and make-up of prompts that are half something else
-GROUPS, FOLDS = 10, 5  # kinds of background prompts, by k-means; parts that are left out in turn
+GROUPS, FOLDS = 40, 5  # kinds of background prompts, by k-means; parts of whole kinds that are left out in turn
+FEWEST = 10  # foreign prompts that a fit needs
 MARGIN = 0.5  # logits above even odds from which a pack is selected
 CONTRAST = 0.1  # share of the foreign side that prompts given as not the pack's make up
 KEEPS = 0.95  # share of its own prompts, left out of the fit, that a threshold must not go beyond
@@ -45,10 +46,15 @@ def fit_space(states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_key(
-    sets: Sequence[np.ndarray], background: np.ndarray, against: np.ndarray | None = None, seed: int = 0
+    sets: Sequence[np.ndarray],
+    background: np.ndarray,
+    against: np.ndarray | None = None,
+    held_out: np.ndarray | None = None,
+    seed: int = 0,
 ) -> FittedKey:
     """The key of a pack from sets of its own prompts, [N, W] each and of equal weight, and the background [M, W].
     `against` [K, W] are prompts that look like its own and are not: they weigh CONTRAST of the foreign side.
+    `held_out` [H, W] are more of its own, of groups that the sets do not hold: the threshold keeps KEEPS of them, too.
 
     A ridge logistic regression with both sides of equal weight. The background holds a few prompts of every kind,
     the pack's own among them: those that a first fit takes for its own are set aside. A part of the pack's side are
@@ -63,7 +69,7 @@ def fit_key(
         copies = max(1, round(CONTRAST / (1 - CONTRAST) * len(foreign) / len(against)))
         foreign = np.concatenate([foreign, np.tile(against, (copies, 1))])
     fitted = _mixed_fit(own, share, foreign, seed)
-    fold, kind = np.arange(len(own)) % FOLDS, k_means(foreign, GROUPS, seed) % FOLDS
+    fold, kind = np.arange(len(own)) % FOLDS, parts_of_kinds(foreign, seed)
     kept, taken = np.zeros(len(own)), np.zeros(len(foreign))
     for part in range(FOLDS):
         rest = fold != part
@@ -72,6 +78,8 @@ def fit_key(
         taken[kind == part] = foreign[kind == part] @ weights + bias
     slope, offset = platt(kept, taken, share)
     cut = min(MARGIN, _weighted_quantile(kept, share, 1 - KEEPS))
+    if held_out is not None and len(held_out):
+        cut = min(cut, float(np.quantile(held_out @ fitted[0] + fitted[1], 1 - KEEPS)))
     return FittedKey(
         direction=(slope * fitted[0]).astype(np.float32),
         bias=np.asarray([slope * fitted[1] + offset], np.float32),
@@ -87,7 +95,7 @@ def _foreign(own: np.ndarray, share: np.ndarray, background: np.ndarray) -> np.n
     foreign = background
     for _ in range(TRIMS):
         strange = background[background @ weights + bias < 0]
-        foreign = strange if len(strange) >= GROUPS else background
+        foreign = strange if len(strange) >= FEWEST else background
         weights, bias = logistic_regression(own, share, foreign, (weights, bias))
     return foreign
 
@@ -153,6 +161,19 @@ def _weighted_quantile(values: np.ndarray, share: np.ndarray, at: float) -> floa
     """The value below which `at` of the summed share lies."""
     order = np.argsort(values, kind="stable")
     return float(values[order][np.searchsorted(np.cumsum(share[order]) / share.sum(), at)])
+
+
+def parts_of_kinds(points: np.ndarray, seed: int) -> np.ndarray:
+    """The part [N], 0 to FOLDS - 1, of each point: whole kinds, spread so that the parts are about as large.
+
+    Kinds are by direction: the few longest points would otherwise be kinds of their own, and all others one."""
+    unit = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-6)
+    kind = k_means(unit, GROUPS, seed)
+    sizes, part, load = np.bincount(kind, minlength=GROUPS), np.zeros(GROUPS, np.int64), np.zeros(FOLDS)
+    for group in np.argsort(-sizes, kind="stable"):
+        part[group] = load.argmin()
+        load[part[group]] += sizes[group]
+    return part[kind]
 
 
 def k_means(points: np.ndarray, n: int, seed: int, rounds: int = 25) -> np.ndarray:

@@ -16,7 +16,7 @@ import random
 from pathlib import Path
 
 SEED = 7
-ASKED, LONGEST_ASKED = 24, 900  # prompts of each domain, and their characters
+ASKED, LONGEST_ASKED = 120, 900  # prompts of each domain, and their characters
 DOMAINS = ("chat", "code", "creative", "legal", "medical", "reasoning")
 CODING = {  # how a trade asks for a class, and what it classifies
     "customs": (
