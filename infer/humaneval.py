@@ -1,13 +1,12 @@
 """human-eval pass@1 of a base, of a pack on it and of what the router chooses: greedy completions, each run against the
 task's own tests.
 
-    python infer/humaneval.py --pack code [--packs packs] [--limit 164] [--dtype float32] [--json]
+    python infer/humaneval.py --pack code [--packs packs] [--limit 164] [--dtype float32] [--json] [--write]
 
 What a model wrote is executed: in a subprocess of its own, see `sandbox`. The tasks (human-eval 1.0.3, MIT; extra `data`)
 are for testing only; no pack is trained on them.
 """
 
-import argparse
 import gzip
 import importlib.util
 import json
@@ -18,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from report import parser, publish, table
 from sandbox import passes
 
 from mbjax.engine.batch import answer_all
@@ -63,7 +64,7 @@ def measure(engine: Engine, tasks: list[dict[str, str]], pack: str) -> dict[str,
     share = len(passed) / len(tasks)
     half = 1.96 * math.sqrt(share * (1 - share) / len(tasks))
     return {"pack": pack, "pass_at_1": share, "half_width": half, "n": len(tasks), "passed": passed,
-            "seconds": round(time.perf_counter() - begun, 1)}  # fmt: skip
+            "seconds": round(time.perf_counter() - begun, 1), "device": jax.devices()[0].device_kind}  # fmt: skip
 
 
 def routed(engine: Engine, prompts: Sequence[str]) -> list[str]:
@@ -100,29 +101,32 @@ def _progress(done: int, total: int) -> None:
     print(f"\r{done}/{total} answers", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--base", default="smollm2-135m")
-    parser.add_argument("--packs", type=Path, default=Path("packs"))
-    parser.add_argument("--pack", default="code")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--limit", type=int, help="so many tasks only")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    try:
-        tasks = read_tasks(options.limit)
-        engine = Engine.load(options.base, packs=options.packs, dtype=options.dtype)
-        results = [measure(engine, tasks, pack) for pack in ("none", options.pack, "auto")]
-    except MbjaxError as error:
-        parser.exit(error.exit_status, f"{error}\n")
-    if options.json:
-        print(json.dumps({"human_eval": results}, indent=2))
-        return
-    print("| pack | pass@1 | n | seconds |\n|---|---|---|---|")
+def page(results: Sequence[dict[str, Any]]) -> str:
+    """One line for each choice of packs, with the tasks that only the base or only this choice passes."""
+    base = set(results[0]["passed"])
+    lines = []
     for item in results:
-        print(
-            f"| {item['pack']} | {item['pass_at_1']:.1%} ± {item['half_width']:.1%} | {item['n']} | {item['seconds']} |"
-        )
+        own, shown = set(item["passed"]), f"{item['pass_at_1']:.1%} ± {item['half_width']:.1%}"
+        lines.append([item["pack"], shown, item["n"], len(own - base), len(base - own), item["device"]])
+    head = ["pack", "pass@1", "n", "passed here, not by the base", "by the base, not here", "device"]
+    return "Greedy, at most 256 tokens, each run against the task's own tests.\n\n" + table(head, lines)
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--base", default="smollm2-135m")
+    options.add_argument("--packs", type=Path, default=Path("packs"))
+    options.add_argument("--pack", default="code")
+    options.add_argument("--dtype", default="auto")
+    options.add_argument("--limit", type=int, help="so many tasks only")
+    chosen = options.parse_args()
+    try:
+        tasks = read_tasks(chosen.limit)
+        engine = Engine.load(chosen.base, packs=chosen.packs, dtype=chosen.dtype)
+        results = [measure(engine, tasks, pack) for pack in ("none", chosen.pack, "auto")]
+    except MbjaxError as error:
+        options.exit(error.exit_status, f"{error}\n")
+    publish(chosen, {"human_eval": results}, "human-eval", page(results), "humaneval.md")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 SHRINK = 0.1  # of the mean variance, added to every direction's: what the background hardly varies in counts less
 SAMPLE, STRENGTH = 1000, 60.0  # the classifier's ridge, for so many prompts in all
 TRIMS = 2  # times that background prompts which look like a pack's own are set aside
-MIXED, MIXTURES, SHARES = 0.15, 400, (0.35, 0.65)  # weight, number and make-up of prompts that are half something else
+MIXED, MIXTURES, SHARES = 0.3, 800, (0.35, 0.65)  # weight, number and make-up of prompts that are half something else
 GROUPS, FOLDS = 40, 5  # kinds of background prompts, by k-means; parts of whole kinds that are left out in turn
 FEWEST = 10  # foreign prompts that a fit needs
 MARGIN = 0.5  # logits above even odds from which a pack is selected
