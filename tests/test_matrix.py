@@ -66,6 +66,7 @@ def test_a_pack_with_another_route_key_answers_as_before(place, tmp_path):
     root, _ = place
     packs = shutil.copytree(root / "packs", tmp_path / "packs")
     before, key = Identity.of(packs / "sums"), read_pack(packs / "sums").route
+    assert key is not None
     update_pack(packs / "sums", route=dataclasses.replace(key, threshold=0.75))
     after = Identity.of(packs / "sums")
     assert after.forced == before.forced and after.routed != before.routed
