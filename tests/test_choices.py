@@ -91,6 +91,18 @@ def test_rows_keep_their_questions():
     assert len(first) == 2 and first.choices is not None and first.choices.of.shape == first.target.shape
 
 
+def test_a_prompt_stands_once_for_all_its_choices():
+    (example,) = some_questions(1)
+    rows = pack_rows([example], 64, seed=0, prefix=3)
+    first = example.scored.index(True)
+    behind = [example.ids[first:], *(ids[first:] for ids in example.wrong)]
+    n_used = first + sum(map(len, behind))
+    assert rows.n_used == n_used
+    assert rows.tokens[0, :n_used].tolist() == [*example.ids[:first], *(token for ids in behind for token in ids)]
+    starts = [first + sum(map(len, behind[:i])) for i in range(len(behind))]
+    assert all(rows.positions[0, start] == first for start in starts)
+
+
 CONFIG = PackConfig(
     id="tiny",
     data=DataConfig("train.jsonl", "valid.jsonl"),

@@ -16,6 +16,7 @@ from mbjax.core.cache import LayerKV
 from mbjax.core.quant import QTensor
 from mbjax.kernels import attention, gpu
 
+BRANCH = 1 << 16  # segment s + n * BRANCH is the n-th continuation of segment s, see `Rows`
 _BLOCK = 256  # cached positions that one turn of the attention loop reads
 _MASKED = -1e30  # finite, so that a row of masked scores stays free of NaN
 _LOWEST = -1e29  # where the running maximum starts: a masked score then has a weight of exactly 0 in any block
@@ -107,7 +108,10 @@ def turned(q: jax.Array, k: jax.Array, positions: jax.Array, turn: Turn) -> tupl
 
 @flax.struct.dataclass
 class Rows:
-    """Where the tokens of packed rows stand. Segment 0 is a prefix that every other segment of its row sees."""
+    """Where the tokens of packed rows stand. Segment 0 is a prefix that every other segment of its row sees.
+
+    A segment may go on in several ways that do not see one another: `s + n * BRANCH` sees itself, s and the prefix.
+    """
 
     positions: jax.Array  # int32 [B, T], within a token's own sequence
     segments: jax.Array  # int32 [B, T]
@@ -120,8 +124,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None 
     """
     visible = None
     if segments is not None:
-        same = segments[:, :, None] == segments[:, None, :]
-        visible = same | (segments == 0)[:, None, :]
+        own, seen = segments[:, :, None], segments[:, None, :]
+        visible = (seen == own) | (seen == own % BRANCH) | (seen == 0)
     if gpu.available() and q.dtype == jnp.bfloat16:
         return jax.lax.platform_dependent(q, k, v, visible, cuda=_attend_cudnn, default=_attend_whole)
     return _attend_whole(q, k, v, visible)

@@ -124,8 +124,9 @@ def _choice_example(record: dict[str, Any], tokenizer: Tokenizer, where: str, li
         raise InputError(f"{where}: 'label' must be the index of the right choice, 0 to {len(choices) - 1}")
     turn = [{"role": "user", "content": _string(prompt, "prompt", where)}]
     ids, scored = _answered(turn, choices[label], tokenizer)
-    wrong = [_answered(turn, choice, tokenizer)[0][:-1] for i, choice in enumerate(choices) if i != label]
-    return Example(tuple(ids), tuple(scored), line, tuple(map(tuple, wrong)))
+    asked = ids[: scored.index(True)]
+    wrong = [(*asked, *tokenizer.encode(choice, add_bos=False)) for i, choice in enumerate(choices) if i != label]
+    return Example(tuple(ids), tuple(scored), line, tuple(wrong))
 
 
 def _form(record: dict[str, Any], where: str) -> str:

@@ -1,4 +1,4 @@
-"""Packing examples into rows: a shared prefix once, then as many examples as fit."""
+"""Packing examples into rows: a shared prefix once, then as many examples as fit; a prompt once for all its choices."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from mbjax.core.ops import BRANCH
 from mbjax.core.train import Choices
 from mbjax.training.examples import Example
 
@@ -16,7 +17,7 @@ class PackedRows:
 
     tokens: np.ndarray  # int32 [R, T]
     positions: np.ndarray  # int32 [R, T]
-    segments: np.ndarray  # int32 [R, T], 0 the prefix, 1.. the examples and their wrong choices, -1 padding
+    segments: np.ndarray  # int32 [R, T], 0 the prefix, 1.. the examples, their choices as branches, -1 padding
     at: np.ndarray  # int32 [R, M]
     target: np.ndarray  # int32 [R, M], -1 where there is none
     lines: tuple[tuple[int, ...], ...]
@@ -77,8 +78,20 @@ def pack_rows(examples: Sequence[Example], length: int, seed: int, prefix: int |
 
 
 def _need(example: Example, prefix: int) -> int:
-    """Tokens behind the prefix, of all its choices."""
-    return sum(len(ids) - prefix for ids in (example.ids, *example.wrong))
+    """Tokens behind the prefix: the prompt once, and all choices."""
+    return sum(len(ids) for _, _, ids in _parts(example, prefix))
+
+
+def _parts(example: Example, prefix: int) -> list[tuple[int, int, tuple[int, ...]]]:
+    """(branch, position of the first token, tokens) of what an example puts behind the prefix.
+
+    An example with choices has its prompt as the trunk, branch 0, and the choices, the right one first, from 1 on.
+    """
+    if not example.wrong:
+        return [(0, prefix, example.ids[prefix:])]
+    first = example.scored.index(True)
+    choices = [(n, first, ids[first:]) for n, ids in enumerate((example.ids, *example.wrong), 1)]
+    return [(0, prefix, example.ids[prefix:first]), *choices]
 
 
 def _arrays(rows: list[list[Example]], length: int, prefix: int) -> PackedRows:
@@ -91,19 +104,22 @@ def _arrays(rows: list[list[Example]], length: int, prefix: int) -> PackedRows:
         tokens[r, :prefix] = row[0].ids[:prefix]
         positions[r, :prefix] = np.arange(prefix)
         segments[r, :prefix] = 0
-        at, segment = prefix, 0
+        at = prefix
         marks.append([])
         questions.append([])
         for number, example in enumerate(row):
-            for ids in (example.ids, *example.wrong):
-                own, segment = len(ids) - prefix, segment + 1
-                tokens[r, at : at + own] = ids[prefix:]
-                positions[r, at : at + own] = np.arange(prefix, prefix + own)
-                segments[r, at : at + own] = segment
-                choice = len(questions[r]) if example.wrong else -1
-                marks[r] += _marks(example, ids, at - prefix, prefix, choice)
-                questions[r] += [number] if example.wrong else []
-                at += own
+            start, parts = at, _parts(example, prefix)
+            for branch, first, ids in parts:
+                own = slice(at, at + len(ids))
+                tokens[r, own], positions[r, own] = ids, np.arange(first, first + len(ids))
+                segments[r, own] = number + 1 + branch * BRANCH
+                if branch:
+                    trunk_end = start + len(parts[0][2]) - 1
+                    marks[r] += _choice_marks(ids, at, trunk_end, len(questions[r]), ended=branch == 1)
+                    questions[r].append(number)
+                at += len(ids)
+            if not example.wrong:
+                marks[r] += _marks(example, start - prefix, prefix)
     lines = tuple(tuple(example.line for example in row) for row in rows)
     where, target, of = (
         _padded([[mark[i] for mark in row] for row in marks], fill) for i, fill in enumerate((0, -1, -1))
@@ -119,16 +135,19 @@ def _arrays(rows: list[list[Example]], length: int, prefix: int) -> PackedRows:
 _Mark = tuple[int, int, int]  # index of the predicting token, token to predict, choice that it is part of
 
 
-def _marks(example: Example, ids: Sequence[int], start: int, prefix: int, choice: int) -> list[_Mark]:
-    """The scored positions of an example, or of its wrong choice `ids`, whose token i stands at `start + i`.
+def _marks(example: Example, start: int, prefix: int) -> list[_Mark]:
+    """The scored positions of an example whose token i stands at `start + i`."""
+    return [(start + i - 1, example.ids[i], -1) for i in range(prefix + 1, len(example.ids)) if example.scored[i]]
+
+
+def _choice_marks(ids: Sequence[int], at: int, trunk_end: int, choice: int, *, ended: bool) -> list[_Mark]:
+    """The scored positions of a choice whose token i stands at `at + i`; the first is predicted by the trunk's last.
 
     The end behind the right choice is predicted, and is no part of what the choices are compared by.
     """
-    if choice >= 0:
-        first, behind = example.scored.index(True), len(ids) - (ids is example.ids)
-        marks = [(start + i - 1, ids[i], choice) for i in range(first, behind)]
-        return marks if ids is not example.ids else [*marks, (start + behind - 1, ids[behind], -1)]
-    return [(start + i - 1, ids[i], -1) for i in range(prefix + 1, len(ids)) if example.scored[i]]
+    predicting = [trunk_end, *range(at, at + len(ids) - 1)]
+    marks = [(where, token, choice) for where, token in zip(predicting, ids, strict=True)]
+    return [*marks[:-1], (*marks[-1][:2], -1)] if ended else marks
 
 
 def _padded(rows: list[list[int]], fill: int) -> np.ndarray:
