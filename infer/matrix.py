@@ -27,7 +27,7 @@ from matrix_parts import Identity, Parts, hash_of
 from mbjax.engine.compile_cache import use_compile_cache
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Item, Question
-from mbjax.engine.evaluate import summarise
+from mbjax.engine.evaluate import WAYS_TO_CHOOSE, summarise
 from mbjax.engine.pack_eval import tasks_of
 from mbjax.errors import MbjaxError
 from mbjax.io.files import atomic_write
@@ -63,7 +63,7 @@ def cells_of(items: Sequence[Item], results: dict[str, list[dict[str, Any]]], do
 def cell_of(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Value and interval of one choice of packs."""
     summary = summarise(items, results)
-    more = {"acc_norm": summary["acc_norm"]} if "acc_norm" in summary else _classes(items, results)
+    more = {name: summary[name] for name in WAYS_TO_CHOOSE if name in summary} or _classes(items, results)
     return {"value": summary["value"], "interval": interval(results), **more}
 
 

@@ -45,9 +45,9 @@ def page(rows: Sequence[dict[str, Any]], packs: Sequence[str], baselines: Baseli
     devices = ", ".join(sorted({device for row in rows for device in row["devices"]}))
     dtypes = ", ".join(sorted({"its stored blocks" if row["dtype"] == "auto" else row["dtype"] for row in rows}))
     how = f"Base in {dtypes}, packs as they ship; measured on: {devices}."
-    notes = [f"macro-F1 of {row['domain']} {row['task']}: " + ", ".join(
-        f"{'base' if use == 'none' else use} {cell['macro_f1']:.3f}" for use, cell in row["cells"].items())
-        for row in rows if "macro_f1" in row["cells"]["none"]]  # fmt: skip
+    notes = [f"{said} of {row['domain']} {row['task']}: " + ", ".join(
+        f"{'base' if use == 'none' else use} {cell[key]:.3f}" for use, cell in row["cells"].items())
+        for key, said in _MORE.items() for row in rows if all(key in cell for cell in row["cells"].values())]  # fmt: skip
     parts = ["# Every pack on every domain", f"`{command}`", how, _READING, table(rows, packs, baselines).rstrip()]
     return "\n\n".join([*parts, *notes, "![gains](matrix.png)", *_without_row(rows, baselines)]) + "\n"
 
@@ -65,6 +65,10 @@ def _without_row(rows: Sequence[dict[str, Any]], baselines: Baselines) -> list[s
     )
 
 
+_MORE = {
+    "macro_f1": "macro-F1",
+    "acc_mi": "acc_mi (a choice's likelihood less that as the answer to an empty prompt, which takes off its length)",
+}
 _READING = (
     "Held-out lines; 95% intervals in brackets (Wilson's for shares, bootstrap for bits per byte, where less is better,"
     " and for the difference between the router's choice and the domain's own pack). In bold the own pack, forced on"
@@ -107,16 +111,23 @@ def write_scores(
     """Gives every pack the rows of its domain as scores; wrong packs and baselines stand under `others`."""
     for domain in dict.fromkeys(row["domain"] for row in rows):
         own = [row for row in rows if row["domain"] == domain]
-        put_scores(packs / domain, [_score(row, baselines, limits.get(domain)) for row in own], base)
+        scores = [score for row in own for score in _scores(row, baselines, limits.get(domain))]
+        put_scores(packs / domain, scores, base)
 
 
-def _score(row: dict[str, Any], baselines: Baselines, limit: int | None) -> Score:
+def _scores(row: dict[str, Any], baselines: Baselines, limit: int | None) -> list[Score]:
+    """The row's metric and, of choices, `acc_mi`; the baselines know nothing of that."""
     domain, cells = row["domain"], row["cells"]
     part = "" if limit is None else f" --limit {domain}={limit}"
     command = f"python infer/matrix.py --data build --only {domain} --dtype {row['dtype']}{part} --scores"
-    others = {use: cell["value"] for use, cell in cells.items() if use not in ("none", "auto", domain)}
-    others |= {f"baseline: {name}": value for name, value in baselines.get((domain, row["task"]), {}).items()}
-    values = cells["none"]["value"], cells[domain]["value"]
-    return Score(
-        row["task"], row["metric"], row["n"], row["split_digest"], *values, command, cells["auto"]["value"], others
-    )
+    scores = []
+    for metric, key in {row["metric"]: "value", "acc_mi": "acc_mi"}.items():
+        if any(key not in cell for cell in cells.values()):
+            continue
+        others = {use: cell[key] for use, cell in cells.items() if use not in ("none", "auto", domain)}
+        if key == "value":
+            others |= {f"baseline: {name}": value for name, value in baselines.get((domain, row["task"]), {}).items()}
+        values = cells["none"][key], cells[domain][key]
+        split = row["n"], row["split_digest"]
+        scores.append(Score(row["task"], metric, *split, *values, command, cells["auto"][key], others))
+    return scores

@@ -70,12 +70,20 @@ def test_choices_are_scored_after_the_prompt(engine, raw):
     ]
     best = int(np.argmax(scores))
     best_norm = int(np.argmax([s / len(c) for s, c in zip(scores, choices, strict=True)]))
+    tokenizer = engine.base.tokenizer
+    empty = tokenizer.template.render([{"role": "user", "content": ""}])
+    nothing = [257] if raw else tokenizer.encode(empty, add_bos=False)
+    alone = [logprobs(engine, [*nothing, *tokenizer.encode(c)])[len(nothing) - 1 :].sum() for c in choices]
+    best_mi = int(np.argmax(np.subtract(scores, alone)))
     items = [Choice("Is it?", choices, label, "f:1") for label in range(3)]
     result = evaluate(engine, items, raw=raw)
     np.testing.assert_allclose(result.items[0]["logprobs"], scores, rtol=1e-4)
     assert [item["correct"] for item in result.items] == [label == best for label in range(3)]
     assert [item["correct_norm"] for item in result.items] == [label == best_norm for label in range(3)]
-    assert result.summary == {"metric": "acc", "value": pytest.approx(1 / 3), "n": 3, "acc_norm": pytest.approx(1 / 3)}
+    np.testing.assert_allclose(result.items[0]["alone"], alone, rtol=1e-4)
+    assert [item["correct_mi"] for item in result.items] == [label == best_mi for label in range(3)]
+    third = pytest.approx(1 / 3)
+    assert result.summary == {"metric": "acc", "value": third, "n": 3, "acc_norm": third, "acc_mi": third}
 
 
 def test_exact_match_compares_stripped_greedy_answers(engine):

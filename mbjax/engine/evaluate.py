@@ -20,6 +20,7 @@ from mbjax.errors import InputError
 from mbjax.io.prompt import Prompt, raw_prompt
 
 ANSWER_TOKENS = 64
+WAYS_TO_CHOOSE = {"acc": "correct", "acc_norm": "correct_norm", "acc_mi": "correct_mi"}  # -> key of a line's result
 _WINDOW = 1024  # tokens of a passage read at once; it moves on by half
 
 Progress = Callable[[int, int], None]
@@ -51,7 +52,8 @@ def evaluate(
     - `{"prompt", "answer"}`: metric `exact_match`, the share of greedy answers of at most 64 tokens that equal the
       answer, both stripped. A field `match` asks for `last_number` or `parses` instead, see `match.is_right`.
     - `{"prompt", "choices", "label"}`: metric `acc`, the share where the right choice has the largest summed
-      log-probability; `acc_norm` in the summary takes it per byte of the choice.
+      log-probability; in the summary, `acc_norm` takes it per byte of the choice, and `acc_mi` takes off what the choice
+      has as the answer to an empty prompt, by the same packs: what is left is what the prompt says about it.
     - `{"prompt", "completion"}`: metric `bits_per_byte` over all completions, each read behind its prompt.
     - `{"text"}`: metric `bits_per_byte` over all texts, each read raw from the base's beginning token (or end token,
       where it has none) in windows of 1,024 tokens that move on by half.
@@ -121,8 +123,10 @@ def summarise(items: Sequence[Item], results: Sequence[dict[str, Any]]) -> dict[
     if isinstance(first, Question):
         return _mean(METRICS[first.match], [result["correct"] for result in results])
     if isinstance(first, Choice):
-        acc_norm = _mean("acc_norm", [result["correct_norm"] for result in results])["value"]
-        return {**_mean("acc", [result["correct"] for result in results]), "acc_norm": acc_norm}
+        # results that were kept before there was `acc_mi` lack it
+        ways = {name: key for name, key in WAYS_TO_CHOOSE.items() if all(key in result for result in results)}
+        means = {name: _mean(name, [result[key] for result in results]) for name, key in ways.items()}
+        return {**means["acc"], **{name: mean["value"] for name, mean in means.items() if name != "acc"}}
     value = sum(result["bits"] for result in results) / sum(result["bytes"] for result in results)
     return {"metric": "bits_per_byte", "value": value, "n": len(results)}
 
@@ -162,16 +166,19 @@ def _choices(
     for item in items:
         with _located(item.where):
             rows += [_choice_row(engine, item.prompt, choice, raw) for choice in item.choices]
-    per_row = np.repeat(gates, [len(item.choices) for item in items], axis=0)
+            rows += [_alone_row(engine, choice, raw) for choice in item.choices]
+    per_row = np.repeat(gates, [2 * len(item.choices) for item in items], axis=0)
     logprobs = row_logprobs(base.params, base.config, rows, use.mix.packs, progress, per_row)
     results, at = [], 0
     for item in items:
-        scores = logprobs[at : at + len(item.choices)]
-        at += len(item.choices)
+        n = len(item.choices)
+        scores, alone = logprobs[at : at + n], logprobs[at + n : at + 2 * n]
+        at += 2 * n
         per_byte = [score / len(choice.encode()) for score, choice in zip(scores, item.choices, strict=True)]
-        best, best_norm = scores.index(max(scores)), per_byte.index(max(per_byte))
-        correct = {"correct": best == item.label, "correct_norm": best_norm == item.label}
-        results.append({**correct, "logprobs": scores})
+        gained = [score - prior for score, prior in zip(scores, alone, strict=True)]
+        ways = {"correct": scores, "correct_norm": per_byte, "correct_mi": gained}
+        correct = {name: values.index(max(values)) == item.label for name, values in ways.items()}
+        results.append({**correct, "logprobs": scores, "alone": alone})
     return results
 
 
@@ -200,6 +207,13 @@ def _choice_row(engine: Engine, prompt: str, choice: str, raw: bool) -> Row:
         raise InputError(f"prompt and choice have {len(ids)} tokens and the context {engine.context}")
     shared = next((i for i, pair in enumerate(zip(before, ids, strict=False)) if pair[0] != pair[1]), len(before))
     return Row(ids, max(1, min(shared, len(ids) - 1)))
+
+
+def _alone_row(engine: Engine, choice: str, raw: bool) -> Row:
+    """The choice as the answer to an empty prompt; as a text of its own where there is no template."""
+    if raw or engine.base.tokenizer.template is None:
+        return Row(_passage_ids(engine, choice), 1)
+    return _choice_row(engine, "", choice, raw)
 
 
 def _passages(

@@ -28,12 +28,14 @@ def score_pack(
 ) -> list[Score]:
     """Scores base, pack and the router's own choice on every task of a file of held-out lines, see
     `eval_file.read_items`, on an even choice of at most `limit` of each. Without a router there is no routed score.
+    Choices are scored as `acc` and as `acc_mi`, see `evaluate`.
 
     `command` is what reproduces it; `progress(text, done, total)`. Raises InputError for wrong lines.
     """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     tasks = tasks_of(path, limit)
-    return [_score(engine, pack, task, items, digest, command, progress) for task, items in tasks.items()]
+    scored = [_scores(engine, pack, task, items, digest, command, progress) for task, items in tasks.items()]
+    return [score for own in scored for score in own]
 
 
 def tasks_of(path: Path, limit: int | None = None) -> dict[str, list[Item]]:
@@ -44,7 +46,7 @@ def tasks_of(path: Path, limit: int | None = None) -> dict[str, list[Item]]:
     return {task: even_choice(items, limit) for task, items in tasks.items()}
 
 
-def _score(
+def _scores(
     engine: Engine,
     pack: str,
     task: str,
@@ -52,26 +54,29 @@ def _score(
     digest: str,
     command: str,
     progress: Callable[[str, int, int], None],
-) -> Score:
+) -> list[Score]:
     def measured(label: str, use: str, known: dict[tuple[str, ...], list[dict[str, Any]]]) -> Evaluation:
         told = partial(progress, f"{task}: {label}")
         return evaluate(engine, items, pack=use, known=known, progress=told)
 
     base, own = measured("base", "none", {}), measured(pack, pack, {})
-    routed = None
+    summaries = [base.summary, own.summary]
     if engine.routing is not None:
-        known = {(): base.items, (pack,): own.items}
-        routed = measured("routed", "auto", known).summary["value"]
-    values = base.summary["value"], own.summary["value"]
-    return Score(task, own.summary["metric"], own.summary["n"], digest, *values, command, routed)
+        summaries.append(measured("routed", "auto", {(): base.items, (pack,): own.items}).summary)
+    keys = {own.summary["metric"]: "value"} | {key: key for key in ("acc_mi",) if key in own.summary}
+    scores = []
+    for metric, key in keys.items():
+        values = [summary[key] for summary in summaries]
+        scores.append(Score(task, metric, own.summary["n"], digest, values[0], values[1], command, *values[2:]))
+    return scores
 
 
 def put_scores(path: Path, scores: Sequence[Score], base: LoadedBase) -> None:
     """Writes scores that were measured on `base` into the pack at `path`.
 
-    They replace those of the same tasks and stand beside those of others: a pack may have several held-out sets. Those
-    of the base it was trained on lie in `scores.json` and in the last section of the card. Any other base is put down
-    as compatible, with its scores.
+    They replace those of the same tasks and metrics and stand beside those of others: a pack may have several held-out
+    sets. Those of the base it was trained on lie in `scores.json` and in the last section of the card. Any other base
+    is put down as compatible, with its scores.
     """
     stored, mine = read_pack(path), binding(base)
     if mine.digest == stored.manifest.base.digest:
@@ -85,8 +90,8 @@ def put_scores(path: Path, scores: Sequence[Score], base: LoadedBase) -> None:
 
 
 def _merged(known: Sequence[Score], measured: Sequence[Score]) -> list[Score]:
-    again = {score.task for score in measured}
-    return [*(score for score in known if score.task not in again), *measured]
+    again = {(score.task, score.metric) for score in measured}
+    return [*(score for score in known if (score.task, score.metric) not in again), *measured]
 
 
 def card_with_scores(card: str, scores: Sequence[Score]) -> str:
