@@ -62,7 +62,11 @@ def calibrate(
     ],
     against: Annotated[
         list[Path] | None,
-        typer.Option("--against", metavar="FILE.jsonl", help="Prompts that look like the pack's own and are not."),
+        typer.Option(
+            "--against",
+            metavar="FILE.jsonl",
+            help="Prompts that look like the pack's own and are not; may be repeated.",
+        ),
     ] = None,
     held_out: Annotated[
         list[Path] | None,
@@ -93,7 +97,7 @@ def calibrate(
             where,
             loaded,
             lambda _, done, total: report(done, total),
-            against=[prompt for found in foreign for prompt in found],
+            against=foreign,
             held_out=[prompt for found in unseen for prompt in found],
             force_base=force_base,
         )

@@ -23,7 +23,7 @@ class DataConfig:
     valid: str
     test: str | None = None
     route: str | None = None  # further prompts for the route key, in words of their own; weigh as much as `train`
-    route_against: str | None = None  # prompts that look like the pack's own and are not
+    route_against: tuple[str, ...] = ()  # files of prompts that look like the pack's own and are not
     row_length: int = 256  # tokens of a packed row; raised to the longest example where that is longer
 
 

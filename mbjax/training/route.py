@@ -84,13 +84,13 @@ def calibrate_pack(
     base: LoadedBase,
     progress: Progress,
     *,
-    against: Sequence[str] = (),
+    against: Sequence[Sequence[str]] = (),
     held_out: Sequence[str] = (),
     force_base: bool = False,
 ) -> FittedKey:
     """Fits a pack's route key from sets of its own prompts, of equal weight however long they are, and writes it into
-    the pack; nothing else of it changes. `against` are prompts that look like its own and are not, `held_out` more of
-    its own, of groups that no set holds: what it will be asked is not quite what it was trained on.
+    the pack; nothing else of it changes. `against` are sets of prompts that look like its own and are not, `held_out`
+    more of its own, of groups that no set holds: what it will be asked is not quite what it was trained on.
 
     Raises InputError where there are too few, and where router or pack do not fit the base.
     """
@@ -109,17 +109,19 @@ def fit_route(
     base: LoadedBase,
     sets: Sequence[Sequence[str]],
     progress: Progress,
-    against: Sequence[str] = (),
+    against: Sequence[Sequence[str]] = (),
     held_out: Sequence[str] = (),
 ) -> FittedKey:
-    """The key of a pack's prompts in a router's space; of each set, of `against` and of `held_out` at most
+    """The key of a pack's prompts in a router's space; of each set, also `against`, and of `held_out` at most
     MOST_PROMPTS are read."""
-    chosen = [even_choice(prompts, MOST_PROMPTS) for prompts in (*sets, against, held_out)]
+    chosen = [even_choice(prompts, MOST_PROMPTS) for prompts in (*sets, held_out, *against)]
     flat = [prompt for prompts in chosen for prompt in prompts]
     states = prompt_states(base, flat, lambda done, total: progress("prompts", done, total))
     borders = np.cumsum([len(prompts) for prompts in chosen])[:-1]
-    *own, foreign, unseen = np.split((states - router.mean) @ router.whitening.T, borders)
-    return fit_key(own, router.background.astype(np.float32), foreign, unseen)
+    parts = np.split((states - router.mean) @ router.whitening.T, borders)
+    own, unseen, foreign = parts[: len(sets)], parts[len(sets)], parts[len(sets) + 1 :]
+    against_all = np.concatenate(foreign) if foreign else None
+    return fit_key(own, router.background.astype(np.float32), against_all, unseen)
 
 
 def route_key(fitted: FittedKey, router: Router) -> RouteKey:

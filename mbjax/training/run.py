@@ -73,7 +73,7 @@ def calibrate_beside(out: Path, config: PackConfig, folder: Path, base: LoadedBa
     try:
         load_router(out.parent / ROUTER, base)
         sets = [read_prompts(folder / name) for name in (config.data.train, config.data.route) if name is not None]
-        against = [] if config.data.route_against is None else read_prompts(folder / config.data.route_against)
+        against = [read_prompts(folder / name) for name in config.data.route_against]
         held_out = read_prompts(folder / config.data.valid)
         calibrate_pack(out, sets, out.parent / ROUTER, base, watch.stage, against=against, held_out=held_out)
     except InputError:  # no router, one of another base, too few prompts: the pack can be calibrated later

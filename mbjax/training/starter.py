@@ -31,7 +31,7 @@ valid = "valid.jsonl"           #   {{"messages": [{{"role": ..., "content": ...
 test = "test.jsonl"             #   {{"text": ...}}
                                 #   {{"prompt": ..., "choices": [...], "label": ...}}: to be told from the others
 # route = "prompts.jsonl"       # further prompts for the router's key, in many wordings: {{"prompt": ...}}
-# route_against = "not.jsonl"   # prompts that look like the pack's own and are not
+# route_against = ["not.jsonl"] # prompts that look like the pack's own and are not
 row_length = 256                # examples are packed into rows of so many tokens
 
 [lora]                          # low-rank deltas on the fusion layers; `lora = false` at the top for none
