@@ -4,11 +4,11 @@
         [--baselines FILE] [--write docs] [--scores] [--json]
 
 DIR/NAME/test.jsonl holds the held-out lines of the domain whose pack is called NAME (and DIR/NAME/test_*.jsonl more of
-them, in other forms); `--limit` takes an even choice of so many lines of each of a domain's tasks. The oracle always uses the
-domain's own pack. The results of each choice of packs are put down in `--keep`, piece by piece; what is there for the
-same packs and lines is not measured again, so an interrupted run goes on, and several processes may share the work. `--baselines` is what
-`python train/baselines.py DIR/NAME ... --json` printed. With `--write` the table goes to docs/matrix.md and its heat map
-to docs/matrix.png, with `--scores` every pack gets its rows as scores.
+them, in other forms); `--limit` takes an even choice of so many lines of each of a domain's tasks. The oracle always
+uses the domain's own pack. The results of each choice of packs are put down in `--keep`, piece by piece; what is there
+for the same packs and lines is not measured again, so an interrupted run goes on, and several processes may share the
+work. `--baselines` is what `python train/baselines.py DIR/NAME ... --json` printed. With `--write` the table goes to
+docs/matrix.md and its heat map to docs/matrix.png, with `--scores` every pack gets its rows as scores.
 
 On an accelerator set JAX_DEFAULT_MATMUL_PRECISION=highest: float32 then gives what it gives on a CPU.
 """

@@ -225,7 +225,7 @@ def test_a_key_learns_what_is_not_its_own(base, packs, tmp_path):
     copy = shutil.copytree(packs, tmp_path / "packs")
     marked = [f"{prompt} #count the digits#" for prompt in SUMS]
     taken = []
-    for against in ([], marked[::2]):
+    for against in ([], [marked[::2]]):
         calibrate_pack(copy / "sums", [SUMS], copy / "router", base, quiet, against=against)
         engine = Engine(base, packs=copy, context=CONTEXT)
         routes = route_all(engine, [engine.read(prompt) for prompt in (*SUMS, *marked[1::2])])
