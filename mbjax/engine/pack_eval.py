@@ -63,11 +63,11 @@ def _scores(
     summaries = [base.summary, own.summary]
     if engine.routing is not None:
         summaries.append(measured("routed", "auto", {(): base.items, (pack,): own.items}).summary)
-    keys = {own.summary["metric"]: "value"} | {key: key for key in ("acc_mi",) if key in own.summary}
     scores = []
-    for metric, key in keys.items():
-        values = [summary[key] for summary in summaries]
-        scores.append(Score(task, metric, own.summary["n"], digest, values[0], values[1], command, *values[2:]))
+    for metric, key in {own.summary["metric"]: "value", "acc_mi": "acc_mi"}.items():
+        if key in own.summary:
+            of_base, of_pack, *routed = (summary[key] for summary in summaries)
+            scores.append(Score(task, metric, own.summary["n"], digest, of_base, of_pack, command, *routed))
     return scores
 
 
