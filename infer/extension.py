@@ -4,8 +4,9 @@
 
 PACK is a pack directory with a route key for the router among `--packs`; it is laid beside copies of them, and nothing
 else changes. DIR/NAME/test*.jsonl holds the held-out prompts of the domain whose pack is called NAME; free-form,
-foreign and two-domain prompts are those of infer/data. Every prompt whose packs or gates differ is listed.
-With `--write` this goes to docs/extension.md.
+foreign and two-domain prompts are those of infer/data. Every prompt whose packs or gates differ is listed, and what the
+added pack is worth, by its own scores (`mbjax pack eval PACK FILE --write`). With `--write` this goes to
+docs/extension.md.
 """
 
 import json
@@ -24,6 +25,8 @@ from mbjax.engine.reply import RouteItem
 from mbjax.engine.route_all import route_all
 from mbjax.errors import MbjaxError
 from mbjax.io.files import atomic_write
+from mbjax.io.pack_dir import read_pack
+from mbjax.io.pack_scores import Score, score_json
 
 SHOWN = 100  # characters of a listed prompt
 
@@ -71,11 +74,38 @@ def summary(results: Sequence[dict[str, Any]], added: str) -> list[dict[str, Any
     return rows
 
 
-def page(rows: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]], command: str, added: str) -> str:
-    """Table and list, as Markdown."""
-    lines = [f"# What the pack `{added}` changes for the others", "", f"`{command}`", ""]
+def others_held_out(rows: Sequence[dict[str, Any]], added: str) -> list[dict[str, Any]]:
+    """The rows of the held-out prompts of the domains that were there before."""
+    return [row for row in rows if row["set"].startswith("held-out") and row["set"] != f"held-out {added}"]
+
+
+def weighed(rows: Sequence[dict[str, Any]], sizes: dict[str, int]) -> float:
+    """The share of changed routes where each set weighs as much as it has prompts in all, by `sizes`."""
+    return sum(row["changed"] / row["n"] * sizes[row["set"]] for row in rows) / sum(sizes[row["set"]] for row in rows)
+
+
+def worth(scores: Sequence[Score]) -> list[str]:
+    """The table of the added pack's own scores, as Markdown lines; none where it has none."""
+    if not scores:
+        return []
+    lines = ["What it is worth, by its own scores:", "", "| task | metric | n | base | pack | routed |", "|---|---|---|---|---|---|"]  # fmt: skip
+    for score in scores:
+        routed = "-" if score.routed is None else f"{score.routed:.3f}"
+        lines.append(f"| {score.task} | {score.metric} | {score.n} | {score.base:.3f} | {score.pack:.3f} | {routed} |")
+    return [*lines, ""]
+
+
+def page(
+    rows: Sequence[dict[str, Any]],
+    results: Sequence[dict[str, Any]],
+    command: str,
+    added: str,
+    told: Sequence[str] = (),
+) -> str:
+    """Tables and list, as Markdown; `told` are lines that stand before them."""
+    lines = [f"# What the pack `{added}` changes for the others", "", f"`{command}`", "", *told]
     lines += [f"| set | n | routes changed | 95% | `{added}` selected |", "|---|---|---|---|---|"]
-    held = [row for row in rows if row["set"].startswith("held-out") and row["set"] != f"held-out {added}"]
+    held = others_held_out(rows, added)
     if held:
         n, changed = (sum(row[key] for row in held) for key in ("n", "changed"))
         total = {"set": "held-out, all other domains", "n": n, "changed": changed, "interval": wilson(changed, n)}
@@ -110,16 +140,23 @@ def main() -> None:
     sets = [held_out(options.data, pack, options.limit) for pack in (*domains, added) if (options.data / pack).is_dir()]
     try:
         asked = [line for part in sets for line in part] + by_hand()
+        stored = read_pack(options.added)
         results = compare(options.base, options.dtype, options.packs, options.added, asked)
     except MbjaxError as error:
         parser.exit(error.exit_status, f"{error}\n")
     rows = summary(results, added)
-    text = page(rows, results, f"python infer/extension.py {' '.join(sys.argv[1:])}", added)
+    sizes = {f"held-out {pack}": len(held_out(options.data, pack, None)) for pack in domains}
+    told = worth(stored.scores)
+    if held := others_held_out(rows, added):
+        share = f"{weighed(held, sizes):.2%} of the routes of the other domains change"
+        told += [f"Weighed by how many held-out prompts each domain has, {share}.", ""]
+    text = page(rows, results, f"python infer/extension.py {' '.join(sys.argv[1:])}", added, told)
     if options.write is not None:
         with atomic_write(options.write / "extension.md") as file:
             file.write(text.encode())
     changed = [result for result in results if result["before"] != result["after"]]
-    print(json.dumps({"sets": rows, "changed": changed}, ensure_ascii=False) if options.json else text)
+    found = {"sets": rows, "changed": changed, "scores": [score_json(score) for score in stored.scores]}
+    print(json.dumps(found, ensure_ascii=False) if options.json else text)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from extension import page as extension_page
-from extension import summary
+from extension import summary, weighed, worth
 from intervals import gap, macro_f1
 from matrix import matrix, read_baselines
 from matrix_page import page, write_scores
@@ -16,6 +16,7 @@ from tiny_router import SHOUTS, SUMS, tiny_base, write_packs
 
 from mbjax.engine.engine import Engine
 from mbjax.io.pack_dir import read_pack, update_pack
+from mbjax.io.pack_scores import Score
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +98,14 @@ def test_an_extension_is_told_by_set_and_prompt():
     text = extension_page(rows, results, "the command", "glossary")
     assert "| held-out, all other domains | 2 | 1 (50.00%)" in text
     assert "what is a 'quern'" in text and "define ketch" not in text
+
+
+def test_changed_routes_are_weighed_by_how_many_prompts_a_domain_has():
+    rows = [{"set": "held-out chat", "n": 2, "changed": 1}, {"set": "held-out code", "n": 4, "changed": 0}]
+    assert weighed(rows, {"held-out chat": 10, "held-out code": 90}) == pytest.approx(0.05)
+
+
+def test_the_worth_of_an_added_pack_is_what_its_scores_say():
+    score = Score("definition", "acc", 150, "a" * 64, 0.38, 0.427, "the command", routed=None)
+    assert worth([score])[-2] == "| definition | acc | 150 | 0.380 | 0.427 | - |"
+    assert worth([]) == []
