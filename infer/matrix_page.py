@@ -45,11 +45,25 @@ def page(rows: Sequence[dict[str, Any]], packs: Sequence[str], baselines: Baseli
     devices = ", ".join(sorted({device for row in rows for device in row["devices"]}))
     dtypes = ", ".join(sorted({"its stored blocks" if row["dtype"] == "auto" else row["dtype"] for row in rows}))
     how = f"Base in {dtypes}, packs as they ship; measured on: {devices}."
-    notes = [f"{said} of {row['domain']} {row['task']}: " + ", ".join(
-        f"{'base' if use == 'none' else use} {cell[key]:.3f}" for use, cell in row["cells"].items())
-        for key, said in _MORE.items() for row in rows if all(key in cell for cell in row["cells"].values())]  # fmt: skip
+    notes = [note for key, said in _MORE.items() if (note := _more(rows, packs, key, said))]
     parts = ["# Every pack on every domain", f"`{command}`", how, _READING, table(rows, packs, baselines).rstrip()]
     return "\n\n".join([*parts, *notes, "![gains](matrix.png)", *_without_row(rows, baselines)]) + "\n"
+
+
+def _more(rows: Sequence[dict[str, Any]], packs: Sequence[str], key: str, said: str) -> str:
+    """A table of what some rows have beside their metric; empty where none has it."""
+    own = [row for row in rows if all(key in cell for cell in row["cells"].values())]
+    lines = [
+        f"| {row['domain']} | {row['task']} | "
+        + " | ".join(
+            f"**{row['cells'][use][key]:.3f}**" if use == row["domain"] else f"{row['cells'][use][key]:.3f}"
+            for use in ("none", *packs, "auto")
+        )
+        + " |"
+        for row in own
+    ]
+    head = f"| domain | task | base | {' | '.join(packs)} | routed |"
+    return "\n".join([f"{said}:", "", head, "|" + "---|" * (len(packs) + 4), *lines]) if own else ""
 
 
 def _without_row(rows: Sequence[dict[str, Any]], baselines: Baselines) -> list[str]:
@@ -66,8 +80,8 @@ def _without_row(rows: Sequence[dict[str, Any]], baselines: Baselines) -> list[s
 
 
 _MORE = {
-    "macro_f1": "macro-F1",
-    "acc_mi": "acc_mi (a choice's likelihood less that as the answer to an empty prompt, which takes off its length)",
+    "macro_f1": "Macro-F1",
+    "acc_mi": "The choices once more by `acc_mi`: a choice's likelihood less that as the answer to an empty prompt",
 }
 _READING = (
     "Held-out lines; 95% intervals in brackets (Wilson's for shares, bootstrap for bits per byte, where less is better,"
