@@ -28,6 +28,7 @@ from mbjax.io.files import atomic_write
 from mbjax.io.pack_dir import read_pack
 from mbjax.io.pack_scores import Score, score_json
 
+_KEPT = "It is laid beside the others; neither they nor the router are touched, and nothing is trained again."
 SHOWN = 100  # characters of a listed prompt
 
 
@@ -103,7 +104,7 @@ def page(
     told: Sequence[str] = (),
 ) -> str:
     """Tables and list, as Markdown; `told` are lines that stand before them."""
-    lines = [f"# What the pack `{added}` changes for the others", "", f"`{command}`", "", *told]
+    lines = [f"# What the pack `{added}` changes for the others", "", f"`{command}`", "", _KEPT, "", *told]
     lines += [f"| set | n | routes changed | 95% | `{added}` selected |", "|---|---|---|---|---|"]
     held = others_held_out(rows, added)
     if held:
