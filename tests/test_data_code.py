@@ -1,12 +1,17 @@
 """The builder of the code data: functions are parted where they should be, and modules are on one side."""
 
 import ast
+import doctest
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import python_code
-from code_functions import Function, functions, read_library
+from code_functions import Function, free_names, functions, read_library, standing_alone
+from known_tasks import Known, known_tasks
 from python_code_phrasings import NEW, SEEN
+from small_functions import small_functions
 
 from mbjax.engine.match import is_right
 from mbjax.errors import InputError
@@ -98,3 +103,85 @@ def test_half_of_the_test_is_asked_in_new_words():
 def test_too_small_a_library_is_refused():
     with pytest.raises(InputError, match="ask for fewer"):
         python_code.build(library(), n_test=1000)
+
+
+ALONE = '''
+import math
+import os
+from . import near
+
+
+def area(r: float) -> float:
+    """The area of a circle."""
+    return math.pi * r**2
+
+
+def helped(r):
+    """Calls another one."""
+    return area(r)
+
+
+def relative(r):
+    """Needs its package."""
+    return near.f(r)
+
+
+class Circle:
+    def area(self):
+        """A method."""
+        return 1
+
+
+def plain(values, key=lambda v: -v):
+    """Sorted."""
+    return sorted(values, key=key)
+'''
+
+
+def test_functions_that_stand_alone_bring_their_imports(tmp_path: Path):
+    (tmp_path / "a.py").write_text(ALONE)
+    found = {function.name: function for function in standing_alone(tmp_path)}
+    assert set(found) == {"area", "plain"}
+    assert found["area"].head.startswith("import math\n\n\ndef area(r: float)")
+    names: dict[str, Any] = {}
+    exec(f"{found['area'].head}\n{found['area'].body}", names)  # noqa: S102
+    assert names["area"](2) == pytest.approx(12.566, abs=1e-3)
+
+
+def test_every_family_makes_functions_whose_examples_hold():
+    made = list(small_functions(random.Random(7), Known([]), 6))
+    assert len({function.name for function in made}) > 40
+    for function in made:
+        names: dict[str, Any] = {}
+        source = f"{function.head}\n{function.body}"
+        exec(source, names)  # noqa: S102
+        for example in doctest.DocTestParser().get_examples(names[function.name].__doc__):
+            assert repr(eval(example.source, names)) == example.want.strip(), source
+        assert free_names(source.partition("\n\n\n")[2] or source) <= {"Dict", "List", "Optional", "Tuple"}
+
+
+def test_what_solves_a_known_task_is_found_and_not_made():
+    task = {"prompt": "def double(x):\n", "test": "def check(candidate):\n    assert candidate(4) == 8\n"}
+    known = Known([task])
+    assert known.solved("def twice(n):\n    return 2 * n\n", "twice")
+    assert not known.solved("def same(n):\n    return n\n", "same")
+    assert not known.solved("def endless(n):\n    while True:\n        pass\n", "endless")
+    every = {"prompt": "", "test": "def check(candidate):\n    pass\n"}
+    assert not list(small_functions(random.Random(7), Known([every]), 3))
+
+
+def test_the_validation_tasks_hold_for_their_own_solutions():
+    tasks = known_tasks()[-93:]
+    assert all(task["task_id"].startswith("validation/") for task in tasks)
+    for task in tasks:
+        assert Known([task]).solved(task["prompt"] + task["canonical_solution"], task["entry_point"])
+
+
+def test_what_is_added_changes_nothing_that_is_held_out():
+    head = 'def own(x):\n    """Twice x."""'
+    added = [Function("small", "own", "def own(x):", "Twice x.", head, "    return 2 * x")]
+    before, after = (python_code.build(library(), more, n_test=20, n_parses=10)[0] for more in ((), added))
+    assert all(before[part] == after[part] for part in ("valid", "test", "test_body"))
+    assert [line["answer"] for line in after["train"] if line["group"] == "small"] == ["    return 2 * x"]
+    near = [Function("small", "f", "def f(x):", "Twice.", head, before["test_body"][0]["completion"])]
+    assert len(python_code.build(library(), near, n_test=20, n_parses=10)[0]["train"]) == len(before["train"])

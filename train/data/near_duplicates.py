@@ -17,7 +17,7 @@ def nearest_cosine(
     small pool cannot tell rare n-grams from common ones). With `skip_self`, `texts` must be the first entries of
     `pool`, and a text is not compared with itself. An empty pool gives zeros.
     """
-    if not pool:
+    if not pool or not texts:
         return np.zeros(len(texts), np.float32)
     weights = TfidfVectorizer(analyzer="char", ngram_range=(3, 5))
     weights.fit(corpus or pool)

