@@ -168,6 +168,12 @@ def test_an_unwritable_place_is_one_line(home, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_one_row_a_step(home, tmp_path):
+    config = dataclasses.replace(CONFIG, loop=LoopConfig(steps=3, rows=1, validate_every=3, checkpoint_every=3))
+    _, events = train(tmp_path / "run", config)
+    assert events[-1].step == 3
+
+
 def test_early_stop(home, tmp_path):
     eager = LoopConfig(steps=40, rows=2, validate_every=1, checkpoint_every=40, patience=1)
     config = dataclasses.replace(CONFIG, loop=eager, optimiser=OptimiserConfig(learning_rate=0.5))

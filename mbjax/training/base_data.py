@@ -12,7 +12,7 @@ import numpy as np
 from mbjax.errors import InputError
 from mbjax.training.corpus_rows import open_corpus
 
-_ROWS = 2**50  # of each corpus, repeated: no training reads as many, and Grain's own "for ever" overflows in a batch
+MANY_ROWS = 2**50  # repeated: no training reads as many, and Grain's own "for ever" overflows in a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _rows_of(name: str, folder: Path, weight: float, seed: int) -> "grain.MapDat
     if not weight > 0:
         raise InputError(f"the corpus '{name}' has the weight {weight}; give one above 0, or leave it out")
     own_seed = int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
-    epochs = _ROWS // len(corpus) + 1
+    epochs = MANY_ROWS // len(corpus) + 1
     return grain.MapDataset.source(corpus).shuffle(seed=own_seed).repeat(epochs)
 
 

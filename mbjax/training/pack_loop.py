@@ -23,6 +23,7 @@ from mbjax.core.param import init_params
 from mbjax.core.train import ROWS_AT_ONCE, Batch, TrainState, as_stored, pack_loss, summed_loss, train_step
 from mbjax.errors import FailureError, InputError
 from mbjax.io.pack_quant import SCHEMES
+from mbjax.training.base_data import MANY_ROWS
 from mbjax.training.checkpoints import Checkpoints
 from mbjax.training.compiled import compile_lean
 from mbjax.training.config import PackConfig, to_json
@@ -158,8 +159,8 @@ class _Run:
     def batches(self, state: dict[str, Any] | None) -> Any:
         """An endless iterator over row numbers, shuffled anew in every epoch; its state can be kept and set."""
         source = grain.MapDataset.source(np.arange(len(self.data.rows)))  # pyright: ignore[reportArgumentType]
-        shuffled = source.seed(self.config.loop.seed).shuffle().repeat().batch(self.config.loop.rows)
-        batches = iter(shuffled.to_iter_dataset(grain.ReadOptions(num_threads=0)))
+        shuffled = source.seed(self.config.loop.seed).shuffle().repeat(MANY_ROWS // len(source) + 1)
+        batches = iter(shuffled.batch(self.config.loop.rows).to_iter_dataset(grain.ReadOptions(num_threads=0)))
         if state is not None:
             batches.set_state(state)
         return batches
