@@ -53,6 +53,12 @@ def test_an_answer_counts_by_the_line_s_own_match(tmp_path: Path):
     assert scores["nearest neighbour"] == ("last_number", 1.0)
 
 
+def test_a_training_line_with_choices_is_answered_by_the_right_one():
+    line = {"prompt": "a", "task": "b", "choices": ["x", "y"], "label": 1}
+    assert baselines.answered(line)["answer"] == "y" and "answer" not in line
+    assert baselines.answered({"answer": "z"}) == {"answer": "z"}
+
+
 def test_the_choice_that_fits_the_answers_to_like_prompts_is_retrieved(tmp_path: Path):
     write(tmp_path / "train.jsonl", [("a greeting", "hello there friend"), ("a farewell", "goodbye and good night")])
     choices = ["completely different", "good night, goodbye"]

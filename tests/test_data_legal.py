@@ -122,6 +122,34 @@ def test_the_right_title_stands_at_its_label_among_held_out_ones(
     assert len({line["label"] for line in lines}) > 1
 
 
+def test_training_lines_have_wrong_answers_of_their_own_task_and_part(
+    licences: list[LicenceText], articles: list[Article]
+):
+    parts = legal.build(licences, articles, n_articles=20)[0]
+    titles = {f"article {article.number}": article.title for article in articles}
+    asked = [line for line in parts["train"] if line["task"] == "article"]
+    known = {titles[line["group"]] for line in asked}
+    for line in asked:
+        assert line["choices"][line["label"]] == titles[line["group"]]
+        assert len(set(line["choices"])) == 1 + legal.WRONG_TITLES
+        assert set(line["choices"]) <= known and "answer" not in line
+    classes = [line["choices"] for line in parts["train"] if line["task"] == "category"]
+    assert classes and all(sorted(found) == sorted(set(CLASSES.values())) for found in classes)
+    with_choices = {line["task"] for line in parts["train"] if "choices" in line}
+    assert with_choices == {*legal.CLASSED, *legal.TITLED} & {line["task"] for line in parts["train"]}
+
+
+def test_further_excerpts_leave_the_held_out_ones_as_they_were(
+    licences: list[LicenceText], articles: list[Article], monkeypatch: pytest.MonkeyPatch
+):
+    long = [LicenceText(text.key, text.name, text.text * 4, text.label) for text in licences]
+    parts = legal.build(long, articles, n_articles=20)[0]
+    monkeypatch.setattr(legal, "FURTHER_EXCERPTS", 0)
+    fewer = legal.build(long, articles, n_articles=20)[0]
+    assert len(parts["train"]) > len(fewer["train"])
+    assert all(parts[part] == fewer[part] for part in parts if part.startswith("test"))
+
+
 def test_alike_titles_are_the_most_alike():
     titles = [
         "Powers of the Governor",

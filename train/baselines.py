@@ -68,6 +68,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def answered(line: dict[str, Any]) -> dict[str, Any]:
+    """A training line with an answer: of one with choices the right one."""
+    return line if "choices" not in line else {**line, "answer": line["choices"][line["label"]]}
+
+
 def predictions(train: list[str], answers: list[str], test: list[str]) -> dict[str, list[str]]:
     """Baseline -> its answer for every test text."""
     vectorizer = TfidfVectorizer(analyzer="char", ngram_range=(3, 5))
@@ -174,7 +179,8 @@ def score(directory: Path) -> list[Score]:
     train, files = read_lines(directory / "train.jsonl"), sorted(directory.glob("test*.jsonl"))
     if not files:
         raise InputError(f"{directory}: holds no test*.jsonl; build the data set first")
-    return [item for file in files for item in score_file(directory.name, train, read_lines(file))]
+    known = [answered(line) for line in train]
+    return [item for file in files for item in score_file(directory.name, known, read_lines(file))]
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def run_builder(doc: str, build: Build, seed: int, options: Mapping[str, str] | 
     print(document["split_digest"])
 
 
-def count_tokens(base: str, parts: Mapping[str, Sequence[Line]]) -> dict[str, Any]:
+def count_tokens(base: str, parts: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """Tokens of an epoch over `train`, prompts in the chat template, and of its longest line."""
     from mbjax.io.load import load_base  # JAX and the base: not for --help
 
@@ -44,7 +44,6 @@ def count_tokens(base: str, parts: Mapping[str, Sequence[Line]]) -> dict[str, An
     for line in parts["train"]:
         turn = [{"role": "user", "content": line["prompt"]}]
         text = tokenizer.template.render(turn) if tokenizer.template else line["prompt"] + "\n"
-        lengths.append(
-            len(tokenizer.encode(text, add_bos=False)) + len(tokenizer.encode(line["answer"], add_bos=False))
-        )
+        replies = line["choices"] if "choices" in line else [line["answer"]]
+        lengths.append(sum(len(tokenizer.encode(part, add_bos=False)) for part in (text, *replies)))
     return {"base": base, "train": sum(lengths), "longest": max(lengths)}

@@ -8,8 +8,10 @@ extra `data`. The same seed gives the same bytes.
 
 Licences are split by family (the first word of their key), so that no version or variant of a tested licence is in
 training; of a tested licence one excerpt is asked about, and dropped where it has a near-duplicate in training, for
-licences copy from one another. Articles are split by article. Excerpts have at most 1,000 characters, about 230 tokens:
-train with rows of 512. The texts themselves carry their authors' copyright: this data set is not to be republished.
+licences copy from one another. Articles are split by article. Where a category or a title is asked for in training,
+wrong ones stand beside it, so that a pack learns to tell them apart. Excerpts have at most 1,000 characters, about 230
+tokens: train with rows of 512. The texts themselves carry their authors' copyright: this data set is not to be
+republished.
 """
 
 import argparse
@@ -19,10 +21,11 @@ from typing import Any
 
 import numpy as np
 from build_data import run_builder
-from legal_phrasings import NEW, SEEN
+from legal_phrasings import FURTHER, NEW, SEEN
 from legal_sections import sections
 from legal_sources import CLASSES, Article, LicenceText, package_data, read_articles, read_licences
 from near_duplicates import NEAR, nearest_cosine
+from sklearn.feature_extraction.text import TfidfVectorizer
 from split_files import Line
 
 SEED = 20
@@ -30,8 +33,12 @@ EXCERPT = 1000  # characters
 TEST_SHARE, VALID_SHARE = 0.26, 0.06  # of the families of each class
 EXCERPTS = 3  # of one licence text in training, at most
 RULES = 3  # notices and variants of one licence in training, at most: the GPL alone has 1,500
+FURTHER_EXCERPTS = 6  # of one licence text in training beside those, from anywhere in it
 TEST_ARTICLES, VALID_ARTICLES = 140, 20
 CHOICES = 4
+CLASSED, TITLED = ("category", "named"), ("article", "section")  # tasks whose training lines have wrong answers, too
+WRONG_TITLES = 7
+MOST_ALIKE = 16  # titles that the alike ones are drawn from
 
 SOURCES = [
     {"name": "licensedcode-data 32.1.0 (PyPI)", "licence": "CC-BY-4.0 and Apache-2.0", "by": "nexB Inc. and others",
@@ -86,6 +93,24 @@ def licence_lines(texts: list[LicenceText], rng: random.Random) -> list[Line]:
         if text.name:
             lines.append(_line("named", rng, text.label, text.family, name=text.name))
     return lines
+
+
+def further_lines(texts: list[LicenceText], held: list[Line], rng: random.Random) -> list[Line]:
+    """More training lines of the category: pieces from anywhere in the licences, none near to what is `held` out."""
+    lines = []
+    for text in texts:
+        last = len(text.text) - EXCERPT
+        if not text.name or last <= 0:
+            continue
+        for _ in range(min(FURTHER_EXCERPTS, last // (EXCERPT // 2) + 1)):
+            piece = cut(text.text, text.text.find(" ", rng.randrange(last)) + 1)
+            asked = rng.choice(FURTHER + SEEN["category"]).format(text=piece)
+            lines.append(
+                {"prompt": asked, "answer": text.label, "task": "category", "group": text.family, "term": piece}
+            )
+    terms, asked = ([line["term"] for line in part if "term" in line] for part in (lines, held))
+    near = nearest_cosine(terms, asked, corpus=terms + asked)
+    return [line for line, cosine in zip(lines, near, strict=True) if cosine < NEAR]
 
 
 def section_lines(texts: list[LicenceText], rng: random.Random) -> list[Line]:
@@ -155,6 +180,40 @@ def article_choices(articles: list[Article], rng: random.Random, *, alike: bool)
     return lines
 
 
+def with_wrong(lines: list[Line], rng: random.Random) -> list[dict[str, Any]]:
+    """The lines, those that ask for a category or a title with `choices` in place of `answer`.
+
+    A category stands beside the others. The wrong titles are those of other lines of the task: of half of the lines
+    any, of the others some that are alike.
+    """
+    classes = sorted(set(CLASSES.values()))
+    tasks = {line["task"] for line in lines if line["task"] in TITLED}
+    near = {task: _alike(sorted({line["answer"] for line in lines if line["task"] == task})) for task in tasks}
+    found: list[dict[str, Any]] = []
+    for line in lines:
+        answer, alike = line["answer"], near.get(line["task"])
+        if alike is None and line["task"] not in CLASSED:
+            found.append(line)
+            continue
+        others = [other for other in alike or classes if other.lower() != answer.lower()]
+        pool = alike[answer] if alike and rng.random() < 0.5 else others
+        wrong = rng.sample(pool, min(WRONG_TITLES, len(pool)))
+        label = rng.randrange(len(wrong) + 1)
+        kept = {key: value for key, value in line.items() if key != "answer"}
+        found.append(kept | {"choices": [*wrong[:label], answer, *wrong[label:]], "label": label})
+    return found
+
+
+def _alike(titles: list[str]) -> dict[str, list[str]]:
+    """The MOST_ALIKE most alike of each title, by the cosine of character n-grams."""
+    vectors = TfidfVectorizer(analyzer="char", ngram_range=(3, 5)).fit_transform(titles)
+    found = {}
+    for title, row in zip(titles, (vectors @ vectors.T).toarray(), strict=True):
+        nearest = [titles[at] for at in np.argsort(-row, kind="stable")]
+        found[title] = [other for other in nearest if other.lower() != title.lower()][:MOST_ALIKE]
+    return found
+
+
 def build(
     texts: list[LicenceText], articles: list[Article], *, seed: int = SEED, n_articles: int = TEST_ARTICLES
 ) -> tuple[dict[str, list[Line]], dict[str, Any]]:
@@ -174,6 +233,10 @@ def build(
     rng.shuffle(train)
     rng.shuffle(valid)
     asked, hard = (article_choices(held, rng, alike=alike) for alike in (False, True))
+    more = random.Random(seed + 1)  # of its own: how much is added in training moves no test line
+    train += further_lines(known, test + valid, more)
+    more.shuffle(train)
+    train, valid = (with_wrong(lines, more) for lines in (train, valid))
     meta = {
         "name": "legal",
         "command": f"python train/data/legal.py --out DIR --seed {seed}",

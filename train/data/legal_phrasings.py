@@ -1,5 +1,21 @@
 """How the legal questions are asked; half of the test lines use phrasings that no training line has (`NEW`)."""
 
+# Further ways to ask for a category, in training only: beside `SEEN`, whose number the draws of the split depend on.
+FURTHER: tuple[str, ...] = (
+    "Permissive, copyleft, free with restrictions or commercial? Decide for this passage:\n\n{text}",
+    "{text}\n\nSort this into a licence category.",
+    "Here is part of a licence:\n\n{text}\n\nCategory?",
+    "I need to know which kind of licence contains these words.\n\n{text}",
+    "Assign the passage below to a licence category.\n\n{text}",
+    "Before we ship: what kind of licence is quoted here?\n\n{text}",
+    'The README quotes "{text}". What licence category is that?',
+    "{text}\n\nIs that copyleft, permissive, commercial, or free with restrictions?",
+    "What does a compliance officer file this licence under?\n\n{text}",
+    "Determine the licence type from these terms alone.\n\n{text}",
+    "{text}\n\nTell me the type of this licence.",
+    "Terms of use:\n{text}\n\nWhich category of licence fits?",
+)
+
 SEEN: dict[str, tuple[str, ...]] = {
     "category": (
         "{text}\n\nWhat kind of licence is this: Permissive, Copyleft, Free with restrictions or Commercial?",
