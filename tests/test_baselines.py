@@ -57,6 +57,7 @@ def test_a_training_line_with_choices_is_answered_by_the_right_one():
     line = {"prompt": "a", "task": "b", "choices": ["x", "y"], "label": 1}
     assert baselines.answered(line)["answer"] == "y" and "answer" not in line
     assert baselines.answered({"answer": "z"}) == {"answer": "z"}
+    assert baselines.answered(line | {"given": "x"})["answer"] == "x"
 
 
 def test_the_choice_that_fits_the_answers_to_like_prompts_is_retrieved(tmp_path: Path):

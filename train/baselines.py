@@ -69,8 +69,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def answered(line: dict[str, Any]) -> dict[str, Any]:
-    """A training line with an answer: of one with choices the right one."""
-    return line if "choices" not in line else {**line, "answer": line["choices"][line["label"]]}
+    """A training line with an answer: of one with choices the right one, of one with a drawn label the given one."""
+    answer = line["choices"][line["label"]] if "choices" in line else line["answer"]
+    return {**line, "answer": line.get("given", answer)}
 
 
 def predictions(train: list[str], answers: list[str], test: list[str]) -> dict[str, list[str]]:

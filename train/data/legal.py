@@ -27,18 +27,20 @@ from legal_sources import CLASSES, Article, LicenceText, package_data, read_arti
 from near_duplicates import NEAR, nearest_cosine
 from sklearn.feature_extraction.text import TfidfVectorizer
 from split_files import Line
+from unseen_guesses import unseen_guesses
 
 SEED = 20
 EXCERPT = 1000  # characters
 TEST_SHARE, VALID_SHARE = 0.26, 0.06  # of the families of each class
 EXCERPTS = 3  # of one licence text in training, at most
 RULES = 3  # notices and variants of one licence in training, at most: the GPL alone has 1,500
-FURTHER_EXCERPTS = 6  # of one licence text in training beside those, from anywhere in it
+FURTHER_EXCERPTS = 14  # of one licence text in training beside those, from anywhere in it
 TEST_ARTICLES, VALID_ARTICLES = 140, 20
 CHOICES = 4
 CLASSED, TITLED = ("category", "named"), ("article", "section")  # tasks whose training lines have wrong answers, too
 WRONG_TITLES = 7
 MOST_ALIKE = 16  # titles that the alike ones are drawn from
+GUESSED = 0.7  # share of the excerpts whose category is drawn from what a bag of n-grams makes of them
 
 SOURCES = [
     {"name": "licensedcode-data 32.1.0 (PyPI)", "licence": "CC-BY-4.0 and Apache-2.0", "by": "nexB Inc. and others",
@@ -111,6 +113,25 @@ def further_lines(texts: list[LicenceText], held: list[Line], rng: random.Random
     terms, asked = ([line["term"] for line in part if "term" in line] for part in (lines, held))
     near = nearest_cosine(terms, asked, corpus=terms + asked)
     return [line for line, cosine in zip(lines, near, strict=True) if cosine < NEAR]
+
+
+def soften(lines: list[Line], rng: random.Random, *, seed: int) -> list[Line]:
+    """The training lines, a share of the categories drawn from what a bag of n-grams takes the excerpt for.
+
+    Many an excerpt could stand in a licence of any category. One that is learned by heart helps with no other family,
+    so such lines get all the labels that they could have, each about as often as it is likely. `given` keeps the
+    licence's own, for baselines.
+    """
+    asked = [line for line in lines if line["task"] == "category"]
+    terms, labels, groups = ([line[key] for line in asked] for key in ("term", "answer", "group"))
+    if len(set(labels)) < 3:  # too few to guess among
+        return lines
+    classes, guesses = sorted(set(labels)), unseen_guesses(terms, labels, groups, seed=seed)
+    soft = {
+        id(line): rng.choices(classes, guess.tolist())[0] if rng.random() < GUESSED else line["answer"]
+        for line, guess in zip(asked, guesses, strict=True)
+    }
+    return [line | {"answer": soft[id(line)], "given": line["answer"]} if id(line) in soft else line for line in lines]
 
 
 def section_lines(texts: list[LicenceText], rng: random.Random) -> list[Line]:
@@ -234,7 +255,7 @@ def build(
     rng.shuffle(valid)
     asked, hard = (article_choices(held, rng, alike=alike) for alike in (False, True))
     more = random.Random(seed + 1)  # of its own: how much is added in training moves no test line
-    train += further_lines(known, test + valid, more)
+    train = soften(train + further_lines(known, test + valid, more), more, seed=seed)
     more.shuffle(train)
     train, valid = (with_wrong(lines, more) for lines in (train, valid))
     meta = {
