@@ -129,7 +129,10 @@ def build(
     n_test: int = N_TEST,
     n_parses: int = N_PARSES,
 ) -> tuple[dict[str, list[Line]], dict[str, Any]]:
-    """The parts, and what meta.json says of them; `added` functions are for training only. Raises InputError where the library has too few functions."""
+    """The parts, and what meta.json says of them; `added` functions are for training only.
+
+    Raises InputError where the library has too few functions.
+    """
     rng = random.Random(seed)
     fitting = [function for function in found if len(function.head) + len(function.body) <= LONGEST]
     test_modules, valid_modules = split_modules(fitting, rng)

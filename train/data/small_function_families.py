@@ -98,7 +98,7 @@ WORD_MAPPINGS = (
 )
 
 
-def _loop(start: str, each: str, end: str, over: str, keep: str) -> str:
+def looped(start: str, each: str, end: str, over: str, keep: str) -> str:
     """A body with a loop: `each` for what `keep` keeps."""
     inner = f"        if {keep}:\n            {each}\n" if keep else f"        {each}\n"
     return f"{start}    for {over}:\n{inner}    {end}"
@@ -107,7 +107,7 @@ def _loop(start: str, each: str, end: str, over: str, keep: str) -> str:
 def _reductions(made: str, keep: str, over: str) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
     """(word, sentence with {what}, type, bodies) of what may come out of numbers."""
     some = f" for {over}" + (f" if {keep}" if keep else "")
-    loop = lambda start, each, end: _loop(start, each, end, over, keep)
+    loop = lambda start, each, end: looped(start, each, end, over, keep)
     yield (
         "list",
         "Return a list of the {what}.",
@@ -195,7 +195,7 @@ def _choices(keep: str, over: str, item: str) -> Iterator[tuple[str, str, str, t
         (
             f"    return sum(1 for {over} if {keep})",
             f"    return len([{item} for {over} if {keep}])",
-            _loop("    count = 0\n", "count += 1", "return count", over, keep),
+            looped("    count = 0\n", "count += 1", "return count", over, keep),
         ),
     )
     yield (
@@ -217,7 +217,7 @@ def _choices(keep: str, over: str, item: str) -> Iterator[tuple[str, str, str, t
         "last",
         "Return the last of the {what}, or None if there are none.",
         "Optional[{t}]",
-        (_loop("    last = None\n", f"last = {item}", "return last", over, keep),),
+        (looped("    last = None\n", f"last = {item}", "return last", over, keep),),
     )
 
 
@@ -245,7 +245,7 @@ def texts() -> Iterator[Small]:
         rows = [*_choices(keep, "c in text", "c")]
         rows.append(("keep", "Return only the {what} of the text.", "str",
                      (f"    return ''.join(c for c in text if {keep})",
-                      _loop("    result = ''\n", "result += c", "return result", "c in text", keep))))  # fmt: skip
+                      looped("    result = ''\n", "result += c", "return result", "c in text", keep))))  # fmt: skip
         rows.append(("list", "Return a list of the {what} of the text.", "List[str]",
                      (f"    return [c for c in text if {keep}]",)))  # fmt: skip
         rows.append(("distinct", "Return the different {what} of the text, sorted.", "List[str]",
@@ -281,7 +281,7 @@ def word_lists() -> Iterator[Small]:
                 rows = [
                     ("list", "Return a list of the {what}.", "List[str]", (
                         f"    return [{made}{some}]",
-                        _loop("    result = []\n", f"result.append({made})", "return result", over, keep))),
+                        looped("    result = []\n", f"result.append({made})", "return result", over, keep))),
                     ("join", "Return the {what} joined by spaces.", "str", (f"    return ' '.join({made}{some})",)),
                     ("sorted", "Return the {what} in alphabetical order.", "List[str]", (f"    return sorted({made}{some})",)),
                     ("lengths", "Return a dictionary from each of the {what} to its length.", "Dict[str, int]", (

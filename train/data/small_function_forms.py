@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from small_function_families import MAPPINGS, PREDICATES, Small, _loop
+from small_function_families import MAPPINGS, PREDICATES, Small, looped
 
 INTEGERS = (("numbers", "integers"),)
 TWO = (("first", "integers"), ("second", "integers"))
@@ -99,11 +99,11 @@ def digits_and_divisors() -> Iterator[Small]:
                 names = (f"{word}_{kept.word}_{source}".replace("__", "_"), f"{kept.word}_{source}_{word}".lstrip("_"))
                 bodies = [f"    return {code.format(s=f'{item} for {over}' + (f' if {keep}' if keep else ''))}"]
                 if word == "sum":
-                    bodies.append(_loop("    total = 0\n", f"total += {item}", "return total", over, keep))
+                    bodies.append(looped("    total = 0\n", f"total += {item}", "return total", over, keep))
                 if word == "list":
-                    bodies.append(_loop("    result = []\n", f"result.append({item})", "return result", over, keep))
+                    bodies.append(looped("    result = []\n", f"result.append({item})", "return result", over, keep))
                 if word == "count":
-                    bodies.append(_loop("    count = 0\n", "count += 1", "return count", over, keep))
+                    bodies.append(looped("    count = 0\n", "count += 1", "return count", over, keep))
                 yield Small(names, (*takes, *kept.needs), gives, (f"Return {said} {kept.phrase.format(s=what)}.",), tuple(bodies))  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def dictionaries() -> Iterator[Small]:
                     (f"    return sorted(key for key, value in table.items() if {keep})",))  # fmt: skip
         yield Small((f"total_{kept.word}", f"sum_{kept.word}_values"), takes, "int", (f"Return the sum of the {kept.phrase.format(s='values')} of the dictionary.",),
                     (f"    return sum(value for value in table.values() if {keep})",
-                     _loop("    total = 0\n", "total += value", "return total", "value in table.values()", keep)))  # fmt: skip
+                     looped("    total = 0\n", "total += value", "return total", "value in table.values()", keep)))  # fmt: skip
         key = kept.code.format(x="x")
         yield Small((f"split_{kept.word}", f"partition_{kept.word}"), (*INTEGERS, *kept.needs), "Tuple[List[int], List[int]]",
                     (f"Return two lists: the {kept.phrase.format(s='numbers')}, and all others.",),
