@@ -19,7 +19,8 @@ from made_packs import make_packs
 from report import load, parser, publish, table
 
 from mbjax.core.sampling import Sampling
-from mbjax.engine.device import Device, chunks_of
+from mbjax.engine.chunks import chunks_of
+from mbjax.engine.device import Device
 from mbjax.engine.engine import Engine
 from mbjax.engine.programs import prefill_sizes
 

@@ -24,7 +24,8 @@ from card_trace import device_events
 
 from mbjax.core.sampling import Sampling
 from mbjax.engine.account import Sizing, sized
-from mbjax.engine.device import Device, Group, chunks_of
+from mbjax.engine.chunks import chunks_of
+from mbjax.engine.device import Device, Group
 from mbjax.engine.pack_form import PackForm
 from mbjax.engine.programs import BURST, Programs, prefill_sizes, tree_bytes
 

@@ -16,7 +16,8 @@ from mbjax.core.lora import declare_lora
 from mbjax.core.pack import Pack
 from mbjax.core.param import init_params
 from mbjax.core.sampling import Sampling
-from mbjax.engine.device import Device, chunks_of
+from mbjax.engine.chunks import chunks_of
+from mbjax.engine.device import Device
 from mbjax.engine.engine import Engine
 from mbjax.engine.programs import prefill_sizes
 from mbjax.errors import InputError

@@ -3,7 +3,8 @@
 import numpy as np
 
 from mbjax.core.sampling import Sampling
-from mbjax.engine.device import Device, chunks_of
+from mbjax.engine.chunks import chunks_of
+from mbjax.engine.device import Device
 from mbjax.engine.engine import Engine
 from mbjax.engine.programs import prefill_sizes
 

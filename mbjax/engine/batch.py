@@ -13,7 +13,8 @@ from mbjax.core.decode import BUCKETS, chunk_sizes
 from mbjax.core.forward import Packs
 from mbjax.core.pack import Mix
 from mbjax.core.sampling import Sampling
-from mbjax.engine.device import Device, Group, chunks_of
+from mbjax.engine.chunks import chunks_of
+from mbjax.engine.device import Device, Group
 from mbjax.engine.programs import BURST, Programs, kv_dtype_of, shapes_of
 
 LANES = 8  # of a batch on the CPU

@@ -9,31 +9,11 @@ import numpy as np
 
 from mbjax.core.base import Base
 from mbjax.core.cache import Cache
-from mbjax.core.decode import chunk_sizes
 from mbjax.core.pack import Mix
 from mbjax.core.router import Pooled
 from mbjax.core.sampling import Sampling, lanes_of
+from mbjax.engine.chunks import Chunk
 from mbjax.engine.programs import Programs
-
-
-@dataclasses.dataclass(frozen=True)
-class Chunk:
-    """Parts of B prompts that are cut alike: tokens int32 [B, size], their float32 weights for the router, where they
-    stand, and how many of each are no padding, int32 [B]. They stay with the host: a compiled program takes them as
-    they are, at a tenth of what it costs to put each on the device first."""
-
-    tokens: np.ndarray
-    weights: np.ndarray
-    start: int
-    n_valid: np.ndarray
-
-    @property
-    def size(self) -> int:
-        return self.tokens.shape[1]
-
-    def extent(self) -> tuple[np.ndarray, np.ndarray]:
-        """n_valid and start, int32 [B] each."""
-        return self.n_valid, np.full(len(self.tokens), self.start, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,25 +28,6 @@ class Group:
     @property
     def rows(self) -> int:
         return self.seats.shape[0]
-
-
-def chunks_of(
-    prompts: Sequence[Sequence[int]], sizes: tuple[int, ...], weights: Sequence[np.ndarray] | None = None
-) -> list[Chunk]:
-    """Prompts that are cut alike as chunks; where these begin and end depends on the length alone. Only the last one
-    is padded, to each prompt's own length."""
-    chunks, at = [], 0
-    for size in chunk_sizes(len(prompts[0]), sizes):
-        shape = (len(prompts), size)
-        tokens, shares, n_valid = np.zeros(shape, np.int32), np.zeros(shape, np.float32), np.zeros(shape[0], np.int32)
-        for row, ids in enumerate(prompts):
-            part = ids[at : at + size]
-            tokens[row, : len(part)], n_valid[row] = part, len(part)
-            if weights is not None:
-                shares[row, : len(part)] = weights[row][at : at + size]
-        chunks.append(Chunk(tokens, shares, at, n_valid))
-        at += size
-    return chunks
 
 
 class Device:
@@ -111,21 +72,21 @@ class Device:
 
     def understand(self, seats: jax.Array, chunk: Chunk, pooled: Pooled) -> tuple[jax.Array, Pooled]:
         """The first phase of one chunk: tap states [B, size, D], and what the router has read so far."""
-        start, program = chunk.extent()[1], self.programs.understand(chunk.size, len(chunk.tokens))
-        h, self._layers, pooled = program(self.params, self._layers, start, seats, chunk.tokens, chunk.weights, pooled)
+        program = self.programs.understand(chunk.size, chunk.rows)
+        h, self._layers, pooled = program(self.params, self._layers, seats, chunk.values, pooled)
         return h, pooled
 
     def fuse(self, group: Group, chunk: Chunk, h: jax.Array) -> jax.Array:
         """The second phase of one chunk: the last valid tokens' hidden states [B, D]."""
         program = self.programs.fuse(chunk.size, len(group.ids), group.rows)
-        last, cache = program(self.params, group.mix, self._cache(group), group.seats, h, *chunk.extent())
+        last, cache = program(self.params, group.mix, self._cache(group), group.seats, h, chunk.values)
         self._keep(cache, group)
         return last
 
     def whole(self, group: Group, chunk: Chunk) -> jax.Array:
         """Both phases of one chunk in one program, for packs that have a part in the first."""
         program = self.programs.whole(chunk.size, len(group.ids), group.rows)
-        last, cache = program(self.params, group.mix, self._cache(group), group.seats, chunk.tokens, *chunk.extent())
+        last, cache = program(self.params, group.mix, self._cache(group), group.seats, chunk.values)
         self._keep(cache, group)
         return last
 

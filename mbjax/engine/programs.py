@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mbjax.core.base import Base
 from mbjax.core.cache import KV_DTYPES, Cache, init_cache
@@ -31,6 +30,7 @@ from mbjax.core.quant import is_quantized
 from mbjax.core.router import MAX_ACTIVE, Pooled, empty_pool, understand_chunk
 from mbjax.core.sampling import Sampling
 from mbjax.core.slots import Slot
+from mbjax.engine.chunks import chunk_shape, parts_of
 from mbjax.engine.host_memory import return_free_memory
 from mbjax.errors import InputError
 from mbjax.kernels.layers import MOST_PACKS
@@ -97,6 +97,7 @@ class Programs:
         self._compiled: dict[str, jax.stages.Compiled] = {}
         self._temporaries: dict[str, int] = {}
         self._taps: dict[str, Any] = {}
+        self._pools: dict[int, Pooled] = {}
 
     def new_layers(self) -> Any:
         """The base's part of an empty cache."""
@@ -119,40 +120,52 @@ class Programs:
         return new_board([(Sampling(), [])] * self.lanes, self.config.vocab_size)
 
     def empty_pool(self, rows: int = 1) -> Pooled:
-        """With the host, as what a chunk brings along."""
-        sums, weights = np.zeros((rows, self.config.d_model), np.float32), np.zeros(rows, np.float32)
-        return Pooled(sums, weights)  # pyright: ignore[reportArgumentType] - a program takes them as they are
+        """Of prompts of which nothing is read yet; on the device, and kept there."""
+        if rows not in self._pools:
+            self._pools[rows] = empty_pool(rows, self.config.d_model)
+        return self._pools[rows]
 
     def understand(self, size: int, rows: int = 1) -> jax.stages.Compiled:
-        """(params, layers, start [B], seats [B], tokens [B, size], weights [B, size], pooled) -> (h [B, size, D], layers,
-        pooled): the understanding layers, once for every choice of packs; the layers are donated."""
+        """(params, layers, seats [B], chunk, pooled) -> (h [B, size, D], layers, pooled): the understanding layers, once
+        for every choice of packs; the layers are donated. A chunk is as in `engine.chunks`."""
 
         def args() -> tuple[Any, ...]:
-            ints, pooled = _ints(rows), jax.eval_shape(partial(empty_pool, rows, self.config.d_model))
-            return self._params, self._layers, ints, ints, _ints(rows, size), _floats(rows, size), pooled
+            pooled = jax.eval_shape(partial(empty_pool, rows, self.config.d_model))
+            return self._params, self._layers, _ints(rows), chunk_shape(size, rows), pooled
 
-        fn = partial(understand_chunk, config=self.config, lanes=self.lanes)
-        return self._program(_name("understand", size, rows), fn, (1,), args)
+        def run(params: Base, layers: Any, seats: jax.Array, chunk: jax.Array, pooled: Pooled) -> Any:
+            tokens, weights, start, _ = parts_of(chunk)
+            about: dict[str, Any] = {"config": self.config, "lanes": self.lanes}
+            return understand_chunk(params, layers, start, seats, tokens, weights, pooled, **about)
+
+        return self._program(_name("understand", size, rows), run, (1,), args)
 
     def fuse(self, size: int, n_packs: int, rows: int = 1) -> jax.stages.Compiled:
-        """(params, mix, cache, seats [B], h [B, size, D], n_valid [B], start [B]) -> (h [B, D], cache); the cache is
-        donated."""
+        """(params, mix, cache, seats [B], h [B, size, D], chunk) -> (h [B, D], cache); the cache is donated."""
 
         def args() -> tuple[Any, ...]:
             self.understand(size, rows)
             h = self._taps[_name("understand", size, rows)]
-            return *self._state(n_packs, rows), h, _ints(rows), _ints(rows)
+            return *self._state(n_packs, rows), h, chunk_shape(size, rows)
 
-        return self._program(_name(f"fuse{n_packs}", size, rows), self._seated(fuse_chunk), (2,), args)
+        def step(params: Base, mix: Mix, cache: Cache, h: jax.Array, chunk: jax.Array, *, config: ModelConfig) -> Any:
+            _, _, start, n_valid = parts_of(chunk)
+            return fuse_chunk(params, mix, cache, h, n_valid, start, config=config)
+
+        return self._program(_name(f"fuse{n_packs}", size, rows), self._seated(step), (2,), args)
 
     def whole(self, size: int, n_packs: int, rows: int = 1) -> jax.stages.Compiled:
-        """(params, mix, cache, seats [B], tokens [B, size], n_valid [B], start [B]) -> (h [B, D], cache): both phases,
-        for packs that have a part in the understanding layers."""
+        """(params, mix, cache, seats [B], chunk) -> (h [B, D], cache): both phases, for packs that have a part in the
+        understanding layers."""
 
         def args() -> tuple[Any, ...]:
-            return *self._state(n_packs, rows), _ints(rows, size), _ints(rows), _ints(rows)
+            return *self._state(n_packs, rows), chunk_shape(size, rows)
 
-        return self._program(_name(f"prefill{n_packs}", size, rows), self._seated(prefill_chunk), (2,), args)
+        def step(params: Base, mix: Mix, cache: Cache, chunk: jax.Array, *, config: ModelConfig) -> Any:
+            tokens, _, start, n_valid = parts_of(chunk)
+            return prefill_chunk(params, mix, cache, tokens, n_valid, start, config=config)
+
+        return self._program(_name(f"prefill{n_packs}", size, rows), self._seated(step), (2,), args)
 
     def choose(self, rows: int = 1) -> jax.stages.Compiled:
         """(params, h [B, D], cache without layers, board, live [B]) -> (token [B], board); the board is donated."""

@@ -9,7 +9,8 @@ import jax
 
 from mbjax.core.router import Pooled
 from mbjax.core.sampling import Sampling
-from mbjax.engine.device import Chunk, Group
+from mbjax.engine.chunks import Chunk
+from mbjax.engine.device import Group
 from mbjax.engine.reply import RouteItem
 from mbjax.io.prompt import Prompt
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from mbjax.core.decode import BUCKETS, chunk_sizes
 from mbjax.engine.batch import alike, padded_capacity
-from mbjax.engine.device import Device, chunks_of
+from mbjax.engine.chunks import chunks_of
+from mbjax.engine.device import Device
 from mbjax.engine.reply import RouteItem
 
 if TYPE_CHECKING:

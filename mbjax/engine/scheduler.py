@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from mbjax.core.router import Pooled, gates_for
-from mbjax.engine.device import Device, Group, chunks_of
+from mbjax.engine.chunks import chunks_of
+from mbjax.engine.device import Device, Group
 from mbjax.engine.drafting import Drafter
 from mbjax.engine.pack_store import PackStore
 from mbjax.engine.programs import BURST, DRAFT, prefill_sizes
