@@ -52,6 +52,17 @@ def test_training_leaves_pack_report_and_curve(workshop, capsys):
     assert [event["step"] for event in log if "valid_loss" in event] == [3, 6]
 
 
+def test_prompts_of_the_route_that_are_not_there_are_missed_before_training(workshop, capsys):
+    folder, _ = workshop
+    config = folder / "metres" / "unrouted.toml"
+    text = (folder / "metres" / "pack.toml").read_text()
+    config.write_text(text.replace('train = "train.jsonl"', 'train = "train.jsonl"\nroute_against = ["small_talk.jsonl"]'))
+    line = refused(capsys, 2, "pack", "train", "metres/unrouted.toml", "--out", "packs/unrouted", "--work", "runs/un")
+    assert "small_talk.jsonl" in line
+    assert not (folder / "packs/unrouted").exists() and not (folder / "runs/un").exists()
+    config.unlink()  # the folder is one of recipes, too
+
+
 def test_recipes_make_router_and_packs_for_another_base(workshop, capsys):
     folder, base = workshop
     command = [

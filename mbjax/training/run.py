@@ -42,6 +42,9 @@ def train_from_config(config: PackConfig, folder: Path, out: Path, work: Path, w
     Raises InputError for wrong data or a base that does not fit, FailureError where something cannot be written.
     """
     watch = watch or Watch()
+    for name in (config.data.route, *config.data.route_against):
+        if name is not None:
+            read_prompts(folder / name)  # what is wrong with it must not show when all is trained
     base = load_base(config.base, config.dtype)
     rows, valid_rows, n_examples = _read(config, folder, base)
     try_writing(new_pack(config, base.params, base.config), _about(config, base), out)
