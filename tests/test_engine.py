@@ -12,6 +12,7 @@ import jax
 import pytest
 from test_kernels import needs_native
 from tiny import random_base
+from tiny_engine import tiny_engine
 from tiny_router import BACKGROUND, SHOUTS, SUMS, TINY, tiny_base, write_packs
 
 from mbjax.core.quantize import RULES, quantize
@@ -77,6 +78,16 @@ def test_p3_joining_leaving_and_swapping_compile_nothing(engine):
         for pack in ("sums", "shouts"):
             engine.packs.unload(pack)
     jax.monitoring.clear_event_listeners()
+    assert compiled == []
+
+
+def test_p3_nothing_is_compiled_without_a_router_either():
+    compiled = []
+    with tiny_engine() as engine:
+        engine.warm_up()
+        jax.monitoring.register_event_duration_secs_listener(lambda name, seconds, **_: compiled.append(name))
+        engine.generate("one", max_tokens=3)
+        jax.monitoring.clear_event_listeners()
     assert compiled == []
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mbjax.core.base import Base
 from mbjax.core.cache import KV_DTYPES, Cache, init_cache
@@ -122,7 +123,9 @@ class Programs:
     def empty_pool(self, rows: int = 1) -> Pooled:
         """Of prompts of which nothing is read yet; on the device, and kept there."""
         if rows not in self._pools:
-            self._pools[rows] = empty_pool(rows, self.config.d_model)
+            shapes = jax.eval_shape(partial(empty_pool, rows, self.config.d_model))
+            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)  # jnp's would be compiled, after warm-up
+            self._pools[rows] = jax.device_put(zeros)
         return self._pools[rows]
 
     def understand(self, size: int, rows: int = 1) -> jax.stages.Compiled:
