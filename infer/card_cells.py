@@ -15,7 +15,6 @@ REAL = "SmolLM2-135M"  # the shape that stands in where its weights cannot be ha
 TINY = ModelConfig(
     n_layers=2, d_model=64, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=128, vocab_size=512, max_context=2048
 )
-BASE_0_5B = SHAPES["Qwen2.5-0.5B"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +86,12 @@ def all_cells(
     Raises InputError for what is not known.
     """
     known = (*CARD_SHAPES, REAL, "tiny")
-    for kind, asked, there in (("part", parts, PARTS), ("shape", shapes, known)):
+    dtypes_known = ("bfloat16", "int8", "int4")
+    for kind, asked, there in (("part", parts, PARTS), ("shape", shapes, known), ("dtype", dtypes, dtypes_known)):
         if unknown := [name for name in asked if name not in there]:
             raise InputError(f"no {kind} '{unknown[0]}'; choose of {', '.join(there)}")
+    if not shapes:
+        raise InputError(f"no shape; choose of {', '.join(known)}")
     first, tiny = shapes[0], "tiny" in shapes
     cells = [Cell("rates", "tiny" if tiny else "", warm=False, seconds=120)] if "rates" in parts else []
     for shape in shapes:

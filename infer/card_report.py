@@ -97,6 +97,8 @@ def page(cells: dict[str, Any], earlier: list[dict[str, Any]], command: str) -> 
     shown = set(cells) - {"rates"}
     for part in earlier:
         rest = {name: cell for name, cell in part.items() if name not in shown}
+        asked = {f"torch:{name.split(':')[1]}" for name, _ in _of(rest, "decode")}
+        rest |= {name: part[name] for name in asked if name in part}  # the same run's, beside what it was measured with
         text += f"\n# Measured before, on another machine\n\n{summary(rest)}"
         shown |= set(rest) - {"rates"}
     with atomic_write(DOCS / "card.md") as file:
@@ -134,10 +136,22 @@ def _decode_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
             one, share = cell.get(f"decode_{n}") or {}, own[name].get(f"decode_{n}") or {}
             theirs = _torch(cells, name, f"decode_x{name.rsplit('x', 1)[1]}") if n == 0 else None
             if "step_s" in one:
-                rows.append((name[7:], n, f"{1e3 * one['step_s']:.3f}", f"{1e3 * one['dispatch_s']:.3f}",
+                alone = f"{1e3 * one['single_step_s']:.3f}" if "single_step_s" in one else "-"
+                rows.append((name[7:], n, f"{1e3 * one['step_s']:.3f}", alone, f"{1e3 * one['dispatch_s']:.3f}",
                              f"{one['tok_s']:.0f}", _percent(share.get("share")), _whole(theirs)))  # fmt: skip
-    head = ("base, weights, lanes", "packs", "step ms", "ms to call one step", "tokens/s", "of memory rate", "PyTorch")
-    return _section("Decoding", head, rows)
+    head = (
+        "base, weights, lanes",
+        "packs",
+        "step ms",
+        "alone",
+        "ms to call one",
+        "tokens/s",
+        "of memory rate",
+        "PyTorch",
+    )
+    return _section(
+        "Decoding (steps as the engine takes them, eight in one program; alone: each a program)", head, rows
+    )
 
 
 def _prefill_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
@@ -174,11 +188,14 @@ def _swap_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
     for name, cell in _of(cells, "swap"):
         for way, one in (cell.get("swaps") or {}).items():
             if "median_s" in one:
-                rows.append((name[5:], way, f"{1e3 * one['median_s']:.3f}", _percent(own[name].get(way)),
+                queued = (cell.get("rate") or {}).get("pinned_queued")
+                of_queued = _over(cell["pack_bytes"] / one["median_s"], queued)
+                rows.append((name[5:], way, f"{1e3 * one['median_s']:.3f}", _percent(own[name].get(way)), _percent(of_queued),
                              one["compilations"], f"{1e3 * one['gap_still_s']:.2f}", f"{1e3 * one['gap_s']:.2f}",
                              _mega(cell.get("peak_bytes_in_use"))))  # fmt: skip
-    head = ("base", "from", "swap ms", "of pinned rate", "compilations", "worst gap ms, still", "swapping", "peak MB")
-    return _section("Swapping a pack in", head, rows)
+    head = ("base", "from", "swap ms", "of pinned rate", "of it queued", "compilations", "worst gap ms, still", "swapping",
+            "peak MB")  # fmt: skip
+    return _section("Swapping a pack in (pinned: one copy that is waited for; queued: many)", head, rows)
 
 
 def _train_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
@@ -186,7 +203,7 @@ def _train_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
              _percent(own[name].get("mfu")), _percent(own[name].get("of_measured")))
             for part in ("train_pack", "train_base") for name, cell in _of(cells, part) if "step_s" in cell]  # fmt: skip
     head = ("what", "rows", "tokens a row", "step ms", "tokens/s", "MFU, data sheet", "of matrix rate")
-    return _section("Training", head, rows)
+    return _section("Training (attention counted over all pairs of a row, as is usual)", head, rows)
 
 
 def _logits_table(cells: dict[str, Any]) -> str:

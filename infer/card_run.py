@@ -15,6 +15,7 @@ from typing import Any
 
 from card_cells import Cell
 
+from mbjax.errors import InputError
 from mbjax.io.files import atomic_write
 
 CHILD = Path(__file__).with_name("card_child.py")
@@ -27,7 +28,14 @@ class Results:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.cells: dict[str, Any] = json.loads(path.read_text())["cells"] if path.exists() else {}
+        if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+            raise InputError(f"{path}: cannot be written; choose another --out")
+        try:
+            self.cells: dict[str, Any] = json.loads(path.read_text())["cells"] if path.exists() else {}
+        except (ValueError, KeyError, OSError) as error:
+            raise InputError(
+                f"{path}: holds no results of this program ({error}); remove it, or choose another file"
+            ) from error
 
     def put(self, name: str, found: dict[str, Any]) -> None:
         self.cells[name] = found
