@@ -123,9 +123,8 @@ class Programs:
     def empty_pool(self, rows: int = 1) -> Pooled:
         """Of prompts of which nothing is read yet; on the device, and kept there."""
         if rows not in self._pools:
-            shapes = jax.eval_shape(partial(empty_pool, rows, self.config.d_model))
-            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)  # jnp's would be compiled, after warm-up
-            self._pools[rows] = jax.device_put(zeros)
+            sums, weights = np.zeros((rows, self.config.d_model), np.float32), np.zeros(rows, np.float32)
+            self._pools[rows] = Pooled(*jax.device_put((sums, weights)))  # jnp's zeros would be compiled, after warm-up
         return self._pools[rows]
 
     def understand(self, size: int, rows: int = 1) -> jax.stages.Compiled:
