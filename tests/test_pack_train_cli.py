@@ -56,7 +56,9 @@ def test_prompts_of_the_route_that_are_not_there_are_missed_before_training(work
     folder, _ = workshop
     config = folder / "metres" / "unrouted.toml"
     text = (folder / "metres" / "pack.toml").read_text()
-    config.write_text(text.replace('train = "train.jsonl"', 'train = "train.jsonl"\nroute_against = ["small_talk.jsonl"]'))
+    config.write_text(
+        text.replace('train = "train.jsonl"', 'train = "train.jsonl"\nroute_against = ["small_talk.jsonl"]')
+    )
     line = refused(capsys, 2, "pack", "train", "metres/unrouted.toml", "--out", "packs/unrouted", "--work", "runs/un")
     assert "small_talk.jsonl" in line
     assert not (folder / "packs/unrouted").exists() and not (folder / "runs/un").exists()
