@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from card_cells import CARD_SHAPES, PARTS, all_cells
+from card_cells import CARD_SHAPES, DTYPES, PARTS, all_cells
 from card_report import derived, page, summary
 from card_run import Results, run_cells
 from report import parser
@@ -27,7 +27,7 @@ def main() -> None:
     command = parser(__doc__)
     command.add_argument("--parts", default="", help=f"of {', '.join(PARTS)}; decode measures prefill and memory, too")
     command.add_argument("--shapes", default=",".join(CARD_SHAPES), help="tiny: on any machine")
-    command.add_argument("--dtypes", default="bfloat16,int8,int4", help="int4: of the first shape only")
+    command.add_argument("--dtypes", default=",".join(DTYPES), help="int4: of the first shape only")
     command.add_argument("--lanes", default="1,8")
     command.add_argument("--out", type=Path, required=True, help="the file that holds all results")
     command.add_argument("--earlier", type=Path, nargs="*", default=[], help="earlier results, for --write")

@@ -9,6 +9,7 @@ from mbjax.core.config import ModelConfig
 from mbjax.errors import InputError
 
 PARTS = ("rates", "decode", "torch", "swap", "logits", "train_pack", "train_base")
+DTYPES = ("bfloat16", "int8", "int4")
 FULL_GRID = ("Qwen2.5-0.5B", "tiny")  # with int4, too
 CARD_SHAPES = ("Qwen2.5-0.5B", "Qwen3-0.6B", "Llama-3.2-1B")
 REAL = "SmolLM2-135M"  # the shape that stands in where its weights cannot be had
@@ -86,8 +87,7 @@ def all_cells(
     Raises InputError for what is not known.
     """
     known = (*CARD_SHAPES, REAL, "tiny")
-    dtypes_known = ("bfloat16", "int8", "int4")
-    for kind, asked, there in (("part", parts, PARTS), ("shape", shapes, known), ("dtype", dtypes, dtypes_known)):
+    for kind, asked, there in (("part", parts, PARTS), ("shape", shapes, known), ("dtype", dtypes, DTYPES)):
         if unknown := [name for name in asked if name not in there]:
             raise InputError(f"no {kind} '{unknown[0]}'; choose of {', '.join(there)}")
     if not shapes:

@@ -65,9 +65,8 @@ def chunks_of(
             part = ids[at : at + size]
             values[row, : len(part)], values[row, -1] = part, len(part)
             if weights is not None:
-                values[row, size : size + len(part)] = np.asarray(weights[row][at : at + size], np.float32).view(
-                    np.int32
-                )
+                own = np.asarray(weights[row][at : at + size], np.float32)
+                values[row, size : size + len(part)] = own.view(np.int32)
         chunks.append(Chunk(values))
         at += size
     return chunks

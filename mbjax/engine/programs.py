@@ -137,9 +137,9 @@ class Programs:
 
         def run(params: Base, layers: Any, seats: jax.Array, chunk: jax.Array, pooled: Pooled) -> Any:
             tokens, weights, start, _ = parts_of(chunk)
-            about: dict[str, Any] = {"config": self.config, "lanes": self.lanes}
-            return understand_chunk(params, layers, start, seats, tokens, weights, pooled, **about)
+            return understood(params, layers, start, seats, tokens, weights, pooled)
 
+        understood = partial(understand_chunk, config=self.config, lanes=self.lanes)
         return self._program(_name("understand", size, rows), run, (1,), args)
 
     def fuse(self, size: int, n_packs: int, rows: int = 1) -> jax.stages.Compiled:
