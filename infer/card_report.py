@@ -70,10 +70,14 @@ def _shares(cell: dict[str, Any], rates: dict[str, float | None]) -> dict[str, A
 
 
 def _swap(cell: dict[str, Any]) -> dict[str, Any]:
-    """Shares of the rate of page-locked memory, measured in the same process."""
-    pinned = (cell.get("rate") or {}).get("pinned")
-    ways = {way: one for way, one in (cell.get("swaps") or {}).items() if "median_s" in one}
-    return {way: _over(cell["pack_bytes"] / one["median_s"], pinned) for way, one in ways.items()}
+    """Shares of the rates of page-locked memory, measured in the same process: of one copy, and of many queued."""
+    rates = cell.get("rate") or {}
+    ways = {
+        way: cell["pack_bytes"] / one["median_s"] for way, one in (cell.get("swaps") or {}).items() if "median_s" in one
+    }
+    return {
+        way: {kind: _over(rate, rates.get(kind)) for kind in ("pinned", "pinned_queued")} for way, rate in ways.items()
+    }
 
 
 def _over(value: float, whole: float | None) -> float | None:
@@ -188,9 +192,8 @@ def _swap_table(cells: dict[str, Any], own: dict[str, Any]) -> str:
     for name, cell in _of(cells, "swap"):
         for way, one in (cell.get("swaps") or {}).items():
             if "median_s" in one:
-                queued = (cell.get("rate") or {}).get("pinned_queued")
-                of_queued = _over(cell["pack_bytes"] / one["median_s"], queued)
-                rows.append((name[5:], way, f"{1e3 * one['median_s']:.3f}", _percent(own[name].get(way)), _percent(of_queued),
+                shares = (_percent(share) for share in own[name][way].values())
+                rows.append((name[5:], way, f"{1e3 * one['median_s']:.3f}", *shares,
                              one["compilations"], f"{1e3 * one['gap_still_s']:.2f}", f"{1e3 * one['gap_s']:.2f}",
                              _mega(cell.get("peak_bytes_in_use"))))  # fmt: skip
     head = ("base", "from", "swap ms", "of pinned rate", "of it queued", "compilations", "worst gap ms, still", "swapping",
