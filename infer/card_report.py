@@ -103,7 +103,7 @@ def page(cells: dict[str, Any], earlier: list[dict[str, Any]], command: str) -> 
         rest = {name: cell for name, cell in part.items() if name not in shown}
         asked = {f"torch:{name.split(':')[1]}" for name, _ in _of(rest, "decode")}
         rest |= {name: part[name] for name in asked if name in part}  # the same run's, beside what it was measured with
-        text += f"\n# Measured before, on another machine\n\n{summary(rest)}"
+        text += f"\n# Measured on another machine\n\n{summary(rest)}"
         shown |= set(rest) - {"rates"}
     with atomic_write(DOCS / "card.md") as file:
         file.write(text.encode())

@@ -1,5 +1,6 @@
 """Real texts of many kinds that every Python installation carries: prose, licences, code, tables, many languages."""
 
+import ast
 import html.entities
 import inspect
 import json
@@ -7,6 +8,7 @@ import mimetypes
 import sysconfig
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from mixed_text import mixed_lines
@@ -15,7 +17,7 @@ from mixed_text import mixed_lines
 def real_texts() -> dict[str, str]:
     """Name -> text, each of several thousand characters; the same for one version of Python."""
     texts = {f"manual: {topic}": _manual(topic) for topic in ("lambda", "class", "strings", "operator-summary")}
-    texts |= {f"about {name}": inspect.getdoc(import_module(name)) or "" for name in ("typing", "turtle", "pickle")}
+    texts |= {f"about {name}": _docstring(name) for name in ("typing", "turtle", "pickle")}
     texts |= {f"code of {name}": inspect.getsource(import_module(name)) for name in ("heapq", "textwrap", "bisect")}
     texts |= {f"code of {name}": inspect.getsource(import_module(name)) for name in ("csv", "colorsys", "queue")}
     texts |= {
@@ -50,6 +52,13 @@ def texts_of_lengths(
 
 def _manual(topic: str) -> str:
     return import_module("pydoc_data.topics").topics[topic]
+
+
+def _docstring(module: str) -> str:
+    """Without importing it: turtle wants a window, which a Python of a server has no library for."""
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or ""
 
 
 def _mostly(kind: Callable[[str], bool], line: str) -> bool:

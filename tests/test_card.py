@@ -64,7 +64,7 @@ def test_the_page_says_what_failed(tmp_path, monkeypatch):
     page(found, [found | {"swap:tiny:int8": {"error": "no time"}}, found], "python infer/card.py")
     text = (tmp_path / "card.md").read_text()
     assert "| decode:tiny:int8:x8 | no memory |" in text and "too slow" in text
-    assert text.count("no memory") == 1 and text.index("Measured before") < text.index("no time")
+    assert text.count("no memory") == 1 and text.index("Measured on another") < text.index("no time")
     assert (tmp_path / "card.png").stat().st_size > 1000
 
 
