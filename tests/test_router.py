@@ -8,6 +8,7 @@ from tiny import PLAIN, random_base, random_tokens, relative_error
 
 from mbjax.core.forward import forward
 from mbjax.core.router import (
+    FEWEST_TOKENS,
     Key,
     Pooled,
     Space,
@@ -63,7 +64,16 @@ def test_a_prompt_without_weight_calls_for_nothing():
     ],
 )
 def test_selection(scores, chosen):
-    assert choose_packs(scores, dict.fromkeys(scores, 0.5)) == chosen
+    assert choose_packs(scores, dict.fromkeys(scores, 0.5), 9.0) == chosen
+
+
+@pytest.mark.parametrize(
+    ("n_read", "chosen"), [(0.0, ["chat"]), (FEWEST_TOKENS - 1, ["chat"]), (FEWEST_TOKENS, ["b", "a"])]
+)
+def test_a_prompt_of_one_or_two_tokens_fetches_no_pack(n_read, chosen):
+    scores = {"a": 0.8, "b": 0.9, "chat": 0.6}
+    assert choose_packs(scores, dict.fromkeys(scores, 0.5), n_read) == chosen
+    assert choose_packs({**scores, "chat": 0.1}, dict.fromkeys(scores, 0.5), 2.0) == []
 
 
 def test_gates():
@@ -82,10 +92,13 @@ def test_the_jitted_selection_is_the_one_on_the_host(rule):
     ids = ["a", "b", "c", "d"]
     scores = rng.choice([0.2, 0.5, 0.6, 0.6, 0.9], (40, 4)).astype(np.float32)
     thresholds = np.float32([0.5, 0.55, 0.6, 0.1])
-    gates = np.asarray(gate_matrix(jnp.asarray(scores), jnp.asarray(thresholds), rule=rule, most=2))
-    for row, found in zip(scores, gates, strict=True):
+    n_read = rng.choice([1.0, 2.0, 3.0, 20.0], 40).astype(np.float32)
+    arrays = [jnp.asarray(array) for array in (scores, thresholds, n_read)]
+    gates = np.asarray(gate_matrix(*arrays, rule=rule, most=2))
+    assert (gates[n_read < FEWEST_TOKENS] == 0).all()
+    for row, read, found in zip(scores, n_read.tolist(), gates, strict=True):
         own = dict(zip(ids, row.tolist(), strict=True))
-        chosen = choose_packs(own, dict(zip(ids, thresholds.tolist(), strict=True)))
+        chosen = choose_packs(own, dict(zip(ids, thresholds.tolist(), strict=True)), read)
         expected = dict(zip(chosen, gates_for([own[p] for p in chosen], rule), strict=True))
         np.testing.assert_allclose(found, [expected.get(pack, 0.0) for pack in ids], rtol=1e-6)
 

@@ -25,6 +25,7 @@ MAX_ACTIVE = 2  # packs that one prompt may use
 GATE_RULES = ("one", "root", "share")
 GATE_RULE = "root"
 RESIDENT = "chat"  # answers where no other pack is called for
+FEWEST_TOKENS = 3  # a prompt of fewer fetches no pack: the mean of one or two states may lie anywhere ("Hello" by code)
 
 
 @flax.struct.dataclass
@@ -122,12 +123,17 @@ def understand_chunk(
     return h, cache.layers, add_to_pool(pooled, h, weights)
 
 
-def choose_packs(scores: Mapping[str, float], thresholds: Mapping[str, float], most: int = MAX_ACTIVE) -> list[str]:
+def choose_packs(
+    scores: Mapping[str, float], thresholds: Mapping[str, float], n_read: float, most: int = MAX_ACTIVE
+) -> list[str]:
     """Ids of the packs whose score reaches their own threshold, the best `most` of them, equal scores by id.
 
-    The resident chat pack gives way to any other: it is for prompts that call for nothing in particular.
+    The resident chat pack gives way to any other: it is for prompts that call for nothing in particular, and the only
+    one for those of which the router has read fewer than `FEWEST_TOKENS` (`n_read`, the sum of their weights).
     """
     called = [pack for pack, score in scores.items() if score >= thresholds[pack]]
+    if n_read < FEWEST_TOKENS:
+        return [pack for pack in called if pack == RESIDENT]
     special = [pack for pack in called if pack != RESIDENT] or called
     return sorted(special, key=lambda pack: (-scores[pack], pack))[:most]
 
@@ -171,15 +177,16 @@ def forward_routed(
     h, _ = understand(params, (), none, tokens, None, config=config)
     z = to_space(space, add_to_pool(empty_pool(tokens.shape[0], config.d_model), h, weights))
     scores = jnp.stack([score(key, z) for key in keys], axis=-1)
-    gates = gate_matrix(scores, thresholds, rule=rule, most=most)
+    gates = gate_matrix(scores, thresholds, weights.sum(axis=-1), rule=rule, most=most)
     per_token = jnp.broadcast_to(gates[:, None, :], (*tokens.shape, len(packs)))
     h, _ = fuse(params, packs, per_token, h, None, config=config)
     return head(params, h, config=config), gates, scores
 
 
-def gate_matrix(scores: jax.Array, thresholds: jax.Array, *, rule: str, most: int) -> jax.Array:
-    """`choose_packs` and `gates_for` as one pure step: scores float32 [B, P] in the order of ids -> gates [B, P]."""
-    called = scores >= thresholds[None, :]
+def gate_matrix(scores: jax.Array, thresholds: jax.Array, n_read: jax.Array, *, rule: str, most: int) -> jax.Array:
+    """`choose_packs` and `gates_for` as one pure step: scores float32 [B, P] in the order of ids, none of them the
+    resident's, and n_read float32 [B] -> gates [B, P]."""
+    called = (scores >= thresholds[None, :]) & (n_read >= FEWEST_TOKENS)[:, None]
     ranked = jnp.argsort(jnp.where(called, -scores, jnp.inf), axis=-1, stable=True)
     rank = jnp.argsort(ranked, axis=-1, stable=True)
     chosen = called & (rank < most)

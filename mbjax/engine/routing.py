@@ -74,7 +74,8 @@ class Routing:
     def route(self, pooled: Pooled, rule: str = GATE_RULE) -> tuple[list[RouteItem], dict[str, float]]:
         """What one lane calls for, and the scores."""
         scores = self.scores(pooled)
-        chosen = choose_packs(scores, {pack: own.threshold for pack, own in self.keys.items()})
+        n_read = float(np.asarray(pooled.weight)[0])
+        chosen = choose_packs(scores, {pack: own.threshold for pack, own in self.keys.items()}, n_read)
         gates = gates_for([scores[pack] for pack in chosen], rule)
         return [RouteItem(pack, gate, scores[pack]) for pack, gate in zip(chosen, gates, strict=True)], scores
 
