@@ -232,3 +232,18 @@ def test_a_key_learns_what_is_not_its_own(base, packs, tmp_path):
         chosen = ["sums" in [item.pack for item in route] for route in routes]
         taken.append((sum(chosen[: len(SUMS)]) / len(SUMS), sum(chosen[len(SUMS) :]) / len(marked[1::2])))
     assert taken[1][1] < 0.2 < taken[0][1] and taken[1][0] > 0.8
+
+
+def test_files_of_foreign_prompts_weigh_the_same(base, packs):
+    """A short file beside a long one weighs as if its lines stood there as often as it takes."""
+    from tiny_router import quiet
+
+    from mbjax.io.router_dir import load_router
+    from mbjax.training.route import fit_route
+
+    router = load_router(packs / "router", base)
+    few, many = [f"{prompt} #count#" for prompt in SUMS[:4]], list(SHOUTS)
+    times = round(len(many) / len(few))
+    keys = (fit_route(router, base, [SUMS], quiet, against) for against in ([few, many], [few * times, many], [many]))
+    once, often, none = (key.direction / np.linalg.norm(key.direction) for key in keys)  # its length is calibration
+    assert times > 1 and once @ often > 0.9999 > once @ none

@@ -65,7 +65,7 @@ def calibrate(
         typer.Option(
             "--against",
             metavar="FILE.jsonl",
-            help="Prompts that look like the pack's own and are not; may be repeated.",
+            help="Prompts that look like the pack's own and are not; may be repeated, the files weigh the same.",
         ),
     ] = None,
     held_out: Annotated[

@@ -89,8 +89,9 @@ def calibrate_pack(
     force_base: bool = False,
 ) -> FittedKey:
     """Fits a pack's route key from sets of its own prompts, of equal weight however long they are, and writes it into
-    the pack; nothing else of it changes. `against` are sets of prompts that look like its own and are not, `held_out`
-    more of its own, of groups that no set holds: what it will be asked is not quite what it was trained on.
+    the pack; nothing else of it changes. `against` are sets of prompts that look like its own and are not, also of
+    equal weight, `held_out` more of its own, of groups that no set holds: what it will be asked is not quite what it
+    was trained on.
 
     Raises InputError where there are too few, and where router or pack do not fit the base.
     """
@@ -120,8 +121,16 @@ def fit_route(
     borders = np.cumsum([len(prompts) for prompts in chosen])[:-1]
     parts = np.split((states - router.mean) @ router.whitening.T, borders)
     own, unseen, foreign = parts[: len(sets)], parts[len(sets)], parts[len(sets) + 1 :]
-    against_all = np.concatenate(foreign) if foreign else None
-    return fit_key(own, router.background.astype(np.float32), against_all, unseen)
+    return fit_key(own, router.background.astype(np.float32), _evened(foreign), unseen)
+
+
+def _evened(sets: Sequence[np.ndarray]) -> np.ndarray | None:
+    """The sets [N, W] as one, the shorter ones several times: each weighs about the same."""
+    filled = [part for part in sets if len(part)]
+    if not filled:
+        return None
+    longest = max(map(len, filled))
+    return np.concatenate([np.tile(part, (round(longest / len(part)), 1)) for part in filled])
 
 
 def route_key(fitted: FittedKey, router: Router) -> RouteKey:
