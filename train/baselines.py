@@ -136,8 +136,10 @@ def score_file(data: str, train: list[dict[str, Any]], test: list[dict[str, Any]
 
 
 def _questions(data: str, task: str, train: list[dict[str, Any]], test: list[dict[str, Any]]) -> list[Score]:
-    text, asked = ([line.get("term", line["prompt"]) for line in part] for part in (train, test))
-    found = predictions(text, [line["answer"] for line in train], asked)
+    # a text that is asked about twice, in other words, counts once
+    known = list(dict.fromkeys((line.get("term", line["prompt"]), line["answer"]) for line in train))
+    asked = [line.get("term", line["prompt"]) for line in test]
+    found = predictions([text for text, _ in known], [answer for _, answer in known], asked)
     match = test[0].get("match", "exact")
     scores = []
     for name, given in found.items():
