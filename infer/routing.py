@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from intervals import wilson
 
-from mbjax.core.router import RESIDENT
+from mbjax.core.router import FEWEST_TOKENS, RESIDENT
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import read_items
 from mbjax.engine.evaluate import evaluate
@@ -165,7 +165,7 @@ def main() -> None:
     results = measure(engine, asked)
     hand = [line for line in asked if line["set"] in ("free-form", "foreign")]
     rows, bins, general = summaries(results), reliability(engine, hand), general_text(engine)
-    text = table(rows, general)
+    text = table(rows, general) + f"\nA prompt of fewer than {FEWEST_TOKENS} tokens fetches no pack but chat.\n"
     if options.write is not None:
         command = f"python infer/routing.py {' '.join(sys.argv[1:])}"
         picture = "Reliability of the scores on free-form and foreign prompts:\n\n![reliability](routing.png)\n"
