@@ -25,9 +25,8 @@ from sandbox import passes
 from mbjax.engine.batch import answer_all
 from mbjax.engine.engine import Engine, Selection
 from mbjax.engine.match import fenced_code
-from mbjax.engine.reply import RouteItem
+from mbjax.engine.reply import BETWEEN_PARTS, RouteItem, in_turns, used
 from mbjax.engine.route_all import route_all
-from mbjax.engine.routing import used
 from mbjax.errors import InputError, MbjaxError
 
 ANSWER_TOKENS = 256
@@ -69,15 +68,17 @@ def measure(engine: Engine, tasks: list[dict[str, str]], pack: str) -> dict[str,
 
 def routed(engine: Engine, prompts: Sequence[str]) -> list[str]:
     """The answer to each prompt with the packs that it calls for."""
-    groups: dict[tuple[tuple[str, float], ...], list[int]] = {}
+    groups: dict[tuple[tuple[str, float], ...], list[tuple[int, int]]] = {}
     for i, route in enumerate(route_all(engine, [engine.read(prompt) for prompt in prompts])):
-        groups.setdefault(tuple((item.pack, item.gate) for item in route), []).append(i)
-    answers = [""] * len(prompts)
+        for turn, items in enumerate(in_turns(route)):
+            groups.setdefault(tuple((item.pack, item.gate) for item in items), []).append((i, turn))
+    said: list[dict[int, str]] = [{} for _ in prompts]
     for route, members in groups.items():
         use = engine.selection([RouteItem(pack, gate, score=None) for pack, gate in route])
-        for i, text in zip(members, answered(engine, [prompts[i] for i in members], use), strict=True):
-            answers[i] = text
-    return answers
+        texts = answered(engine, [prompts[i] for i, _ in members], use)
+        for (i, turn), text in zip(members, texts, strict=True):
+            said[i][turn] = text
+    return [BETWEEN_PARTS.join(text for _, text in sorted(parts.items())) for parts in said]
 
 
 def answered(engine: Engine, prompts: Sequence[str], use: Selection) -> list[str]:

@@ -122,7 +122,7 @@ def test_a_pack_is_used_by_name_and_shown_in_the_route(workshop, capsys):
         reply = json.loads(capsys.readouterr().out)
         routes.append(reply["route"])
         texts.append(reply["tokens"])
-    assert routes == [[], [{"pack": "metres", "gate": 1.0, "score": None}]]
+    assert routes == [[], [{"pack": "metres", "gate": 1.0, "score": None, "part": 0}]]
     assert texts[0] != texts[1]
 
 

@@ -70,7 +70,7 @@ def test_route_tells_the_packs_of_each_line_and_how_often_that_is_right(capsys, 
     assert run([*arguments, "--json"]) == 0
     found = document(capsys)
     assert set(found) == {"items", "summary"} and len(found["items"]) == len(lines)
-    assert all(set(entry) == {"pack", "gate", "score"} for item in found["items"] for entry in item["route"])
+    assert all(set(entry) == {"pack", "gate", "score", "part"} for item in found["items"] for entry in item["route"])
     right = [item["correct"] for item in found["items"]]
     assert found["summary"]["accuracy"] == np.mean(right) and right[-1] is False and np.mean(right[:-1]) >= 0.8
     assert found["summary"]["domains"]["none"]["n"] == 4 and sum(found["summary"]["counts"].values()) == len(lines)

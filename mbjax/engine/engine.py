@@ -4,12 +4,15 @@ import dataclasses
 import queue
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from mbjax.core.fused import bundled
 from mbjax.core.pack import Mix
-from mbjax.core.router import GATE_RULE, RESIDENT, gates_for
+from mbjax.core.router import GATE_RULE, RESIDENT
 from mbjax.core.sampling import Sampling
 from mbjax.engine.account import Account, Sizing, check_context, sized
 from mbjax.engine.answering import Answering, Text
@@ -21,9 +24,9 @@ from mbjax.engine.pack_store import PackStore
 from mbjax.engine.plan import DEFAULT_CONTEXT, Installed, Planned, Wishes, require
 from mbjax.engine.predictor import Predictor
 from mbjax.engine.programs import kv_dtype_of, shapes_of
-from mbjax.engine.reply import Memory, RouteItem
+from mbjax.engine.reply import BETWEEN_PARTS, Memory, RouteItem, used
 from mbjax.engine.request import Request
-from mbjax.engine.routing import Router, Routing, mix_of, used
+from mbjax.engine.routing import Router, Routing, items_of, mix_of
 from mbjax.engine.scheduler import Scheduler
 from mbjax.engine.sizes import parse_bytes
 from mbjax.errors import InputError
@@ -175,6 +178,7 @@ class Engine(Answering):
         request = Request(
             prompt=prompt,
             packs=packs,
+            reads_whole=packs is None or self.may_be_parts(packs),
             max_tokens=min(max_tokens, self.context - len(prompt.ids) + 1),
             sampling=sampling or Sampling(),
             ends=self.base.tokenizer.eos_ids if ends is None else ends,
@@ -182,6 +186,7 @@ class Engine(Answering):
             deadline=None if timeout is None else time.monotonic() + timeout,
             scores_only=scores_only,
             drafts=drafts,
+            between=tuple(self.base.tokenizer.encode(BETWEEN_PARTS, add_bos=False)),
         )
         self.scheduler.submit(request)
         return request
@@ -208,7 +213,6 @@ class Engine(Answering):
                     self.packs,
                     route=self._route,
                     note=self.notes.append,
-                    gate_rule=self.gate_rule,
                     slots=self.sizing.slots,
                     most_waiting=self._most_waiting,
                     drafts=self._drafts,
@@ -233,12 +237,15 @@ class Engine(Answering):
         """Whether the router is to choose: `pack` is `auto`, and there is one."""
         return pack == "auto" and self.router.routing is not None
 
+    def may_be_parts(self, packs: Sequence[str]) -> bool:
+        """Whether these packs, which were named, may be those of a prompt of two parts: where the router knows both."""
+        return len(packs) == 2 and self.router.routing is not None and self.router.routing.knows(packs)
+
     def select(self, pack: str) -> Selection:
         """The packs that `pack` names. Raises InputError for one that is not there or does not fit the base."""
         ids = self.packs.check(pack_ids(pack))
-        gates = gates_for([None] * len(ids), self.gate_rule)
-        route = [RouteItem(pack_id, gate, score=None) for pack_id, gate in zip(ids, gates, strict=True)]
-        return Selection(route, mix_of(self.packs.use(ids), gates))
+        route = items_of(ids, [None] * len(ids), self.gate_rule)
+        return Selection(route, mix_of(self.packs.use(ids), [item.gate for item in route]))
 
     def selection(self, route: list[RouteItem]) -> Selection:
         """The packs of a route, loaded. Where one cannot be used the base answers alone: half an answer's packs were
@@ -290,11 +297,17 @@ class Engine(Answering):
             self._peak = max(self._peak, sum(components.values()))
             return Memory(components=components, peak=self._peak, budget=self._budget)
 
-    def _route(self, pooled: Any) -> tuple[list[RouteItem], dict[str, float]]:
+    def _route(
+        self, named: tuple[str, ...] | None, pooled: Any, turn: Callable[[], np.ndarray]
+    ) -> tuple[list[RouteItem], dict[str, float]]:
+        """What the router chooses, or what was named, and the scores; see `Routing.route`."""
+        if named is not None and not self.may_be_parts(named):
+            return items_of(named, [None] * len(named), self.gate_rule), {}
         routing = self.router.routing
         assert routing is not None
-        route, scores = routing.route(pooled, self.gate_rule)
-        self.predictor.saw(tuple(item.pack for item in route))
+        route, scores = routing.route(pooled, self.gate_rule, turn, named)
+        if named is None:
+            self.predictor.saw(tuple(item.pack for item in route))
         return route, scores
 
 

@@ -12,9 +12,8 @@ from mbjax.engine.batch import answer_all
 from mbjax.engine.engine import Engine, Selection
 from mbjax.engine.eval_file import Choice, Completion, Item, Passage, Question
 from mbjax.engine.match import METRICS, is_right
-from mbjax.engine.reply import RouteItem
+from mbjax.engine.reply import BETWEEN_PARTS, RouteItem, in_turns
 from mbjax.engine.route_all import route_all
-from mbjax.engine.routing import used
 from mbjax.engine.scoring import Row, row_logprobs, windows
 from mbjax.errors import InputError
 from mbjax.io.prompt import Prompt, raw_prompt
@@ -45,12 +44,14 @@ def evaluate(
     pack: str = "auto",
     raw: bool = False,
     known: Mapping[tuple[str, ...], Sequence[dict[str, Any]]] | None = None,
+    parts: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures on the lines of a file, all of one form, see `eval_file.read_items`.
 
     - `{"prompt", "answer"}`: metric `exact_match`, the share of greedy answers of at most 64 tokens that equal the
-      answer, both stripped. A field `match` asks for `last_number` or `parses` instead, see `match.is_right`.
+      answer, both stripped. A field `match` asks for `last_number` or `parses` instead, see `match.is_right`. The two
+      parts of a prompt are answered one after the other, each in 64 tokens; without `parts`, by both packs together.
     - `{"prompt", "choices", "label"}`: metric `acc`, the share where the right choice has the largest summed
       log-probability; in the summary, `acc_norm` takes it per byte of the choice, and `acc_mi` takes off what the choice
       has as the answer to an empty prompt, by the same packs: what is left is what the prompt says about it.
@@ -63,32 +64,64 @@ def evaluate(
     were forced on all lines: where a route comes to the same they are taken from there.
     `progress(done, total)` counts sequences. Raises InputError for a prompt that the context does not hold.
     """
-    if not engine.routes(pack):
-        use = engine.select(pack)
-        results = _measure(engine, use, items, _gates(use.route, len(items)), raw, progress)
-        return _evaluation(items, [{**result, "route": _plain(use.route)} for result in results])
-    routes = route_all(engine, [_routed_by(engine, item, raw) for item in items], progress)
-    routes = [engine.selection(route).route for route in routes]
+    routes = _routes(engine, items, pack, raw, parts and bool(items) and isinstance(items[0], Question), progress)
     results: list[dict[str, Any]] = [{} for _ in items]
-    for packs, members in _by_packs(routes).items():
-        if known is not None and packs in known:
-            found = [known[packs][i] for i in members]
-        else:
-            gates = np.asarray([[item.gate for item in used(routes[i])] for i in members], np.float32)
-            use = engine.select(",".join(packs) or "none")
-            found = _measure(engine, use, [items[i] for i in members], gates, raw, progress)
-        for i, result in zip(members, found, strict=True):
-            results[i] = {**result, "route": _plain(routes[i])}
+    for turns, members in _by_turns(routes).items():
+        found = [_of_turn(engine, items, routes, packs, members, raw, known or {}, progress) for packs in turns]
+        for n, i in enumerate(members):
+            results[i] = {**_one_after_another(items[i], [part[n] for part in found]), "route": _plain(routes[i])}
     return _evaluation(items, results)
 
 
-def _by_packs(routes: Sequence[list[RouteItem]]) -> dict[tuple[str, ...], list[int]]:
-    """The lines that each set of packs, in the order of their ids, is used on."""
-    groups: dict[tuple[str, ...], list[int]] = {}
+def _routes(
+    engine: Engine, items: Sequence[Item], pack: str, raw: bool, parts: bool, progress: Progress | None
+) -> list[list[RouteItem]]:
+    """The packs of each line, in the order in which their gates go to a program."""
+    named = None
+    if not engine.routes(pack):
+        route = engine.select(pack).route
+        named = [item.pack for item in route]
+        if not (parts and engine.may_be_parts(named)):
+            return [route] * len(items)
+    found = route_all(engine, [_routed_by(engine, item, raw) for item in items], progress, parts=parts, named=named)
+    return [sorted(engine.selection(route).route, key=lambda item: (item.part, item.pack)) for route in found]
+
+
+Packs = tuple[str, ...]  # that answer together, in the order of their ids
+
+
+def _by_turns(routes: Sequence[list[RouteItem]]) -> dict[tuple[Packs, ...], list[int]]:
+    """The lines that the same packs are used on, in the same turns."""
+    groups: dict[tuple[Packs, ...], list[int]] = {}
     for i, route in enumerate(routes):
-        route.sort(key=lambda item: item.pack)
-        groups.setdefault(tuple(item.pack for item in used(route)), []).append(i)
+        groups.setdefault(tuple(tuple(item.pack for item in turn) for turn in in_turns(route)), []).append(i)
     return groups
+
+
+def _of_turn(
+    engine: Engine,
+    items: Sequence[Item],
+    routes: Sequence[list[RouteItem]],
+    packs: Packs,
+    members: Sequence[int],
+    raw: bool,
+    known: Mapping[Packs, Sequence[dict[str, Any]]],
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """The results of some lines with packs that answer together there; from `known` where they are."""
+    if packs in known:
+        return [known[packs][i] for i in members]
+    gates = [[item.gate for item in routes[i] if item.pack in packs] for i in members]
+    use = engine.select(",".join(packs) or "none")
+    return _measure(engine, use, [items[i] for i in members], np.asarray(gates, np.float32), raw, progress)
+
+
+def _one_after_another(item: Item, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result of a line that several turns answered: their texts together, as the engine gives them."""
+    if len(parts) == 1 or not isinstance(item, Question):
+        return parts[0]
+    text = BETWEEN_PARTS.join(part["text"] for part in parts)
+    return {"correct": is_right(item.match, text, item.answer, item.prefix), "text": text}
 
 
 def _routed_by(engine: Engine, item: Item, raw: bool) -> Prompt:
@@ -226,10 +259,6 @@ def _passages(
     logprobs = iter(row_logprobs(base.params, base.config, flat, use.mix.packs, progress, per_row))
     bits = [-sum(next(logprobs) for _ in rows) / math.log(2) for rows in parts]
     return [{"bits": b, "bytes": len(item.text.encode())} for b, item in zip(bits, items, strict=True)]
-
-
-def _gates(route: Sequence[RouteItem], n: int) -> np.ndarray:
-    return np.tile(np.asarray([item.gate for item in route], np.float32), (n, 1))
 
 
 def _plain(route: Sequence[RouteItem]) -> list[dict[str, Any]]:

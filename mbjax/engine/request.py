@@ -25,11 +25,18 @@ class End:
 
 @dataclasses.dataclass(eq=False)
 class Request:
-    """`packs` None leaves the choice to the router. `deliver` is called on the engine's thread: with token ids, then
-    with one `End`. `scores_only` ends it once the router has read the prompt."""
+    """`packs` None leaves the choice to the router; `reads_whole` says that it must have read all of the prompt before
+    a pack takes part. `deliver` is called on the engine's thread: with token ids, then
+    with one `End`. `scores_only` ends it once the router has read the prompt.
+
+    Packs that do not answer together answer one after the other, each reading the prompt anew, with `between` written
+    between their answers; `turn` counts these. Until the last of them has its turn none may use more than its share
+    of what tokens are left.
+    """
 
     prompt: Prompt
     packs: tuple[str, ...] | None
+    reads_whole: bool
     max_tokens: int
     sampling: Sampling
     ends: frozenset[int]
@@ -37,6 +44,7 @@ class Request:
     deadline: float | None = None  # on the clock of time.monotonic
     scores_only: bool = False
     drafts: bool = True
+    between: tuple[int, ...] = ()
 
     cancelled: bool = False
     seat: int = -1
@@ -47,10 +55,13 @@ class Request:
     states: list[jax.Array] = dataclasses.field(default_factory=list)  # chunks at the tap, between the two
     pooled: Pooled | None = None
     route: list[RouteItem] | None = None
+    turns: list[list[RouteItem]] = dataclasses.field(default_factory=lambda: [[]])  # those of a route that is known
+    turn: int = 0
+    given: int = 0  # tokens that were there before this turn
     held: tuple[str, ...] = ()
     group: Group | None = None  # its own, for prefill
     last: jax.Array | None = None  # the hidden state after the newest chunk
-    begun: int = 0  # tokens whose computation has begun
+    begun: int = 0  # tokens of this turn whose computation has begun
     tokens: list[int] = dataclasses.field(default_factory=list)
     ended: bool = False
     scores: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -70,6 +81,12 @@ class Request:
     def draftable(self) -> bool:
         """Whether the most probable token is always taken, as drafts suppose, and drafts are wanted."""
         return self.drafts and self.sampling.temperature == 0 and self.sampling.repetition_penalty == 1
+
+    @property
+    def room(self) -> int:
+        """The most tokens of this turn."""
+        left = self.max_tokens - self.given
+        return -(-left // (len(self.turns) - self.turn))
 
     def overdue(self) -> bool:
         return self.deadline is not None and time.monotonic() > self.deadline

@@ -1,7 +1,8 @@
 """Choosing packs for a prompt: the router's space, the packs' keys, and the programs that score them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from mbjax.core.pack import Mix
+from mbjax.core.parts import order_of_parts, token_logits
 from mbjax.core.router import GATE_RULE, Key, Pooled, Space, choose_packs, gates_for, score_pooled
 from mbjax.engine.pack_form import stamp_of
 from mbjax.engine.programs import tree_bytes
@@ -71,21 +73,54 @@ class Routing:
             pack: float(np.asarray(score_pooled(self.space, own.key, pooled))[0]) for pack, own in self.keys.items()
         }
 
-    def route(self, pooled: Pooled, rule: str = GATE_RULE) -> tuple[list[RouteItem], dict[str, float]]:
-        """What one lane calls for, and the scores."""
+    def route(
+        self,
+        pooled: Pooled,
+        rule: str = GATE_RULE,
+        turn: Callable[[], np.ndarray] | None = None,
+        named: Sequence[str] | None = None,
+    ) -> tuple[list[RouteItem], dict[str, float]]:
+        """What one lane calls for, or packs that are named, and the scores. `turn` gives the states float32 [T, D] of
+        the tokens of the turn that is to be answered, as `unit_states` has them; without it no prompt is taken to be of
+        two parts."""
         scores = self.scores(pooled)
-        n_read = float(np.asarray(pooled.weight)[0])
-        chosen = choose_packs(scores, {pack: own.threshold for pack, own in self.keys.items()}, n_read)
-        gates = gates_for([scores[pack] for pack in chosen], rule)
-        return [RouteItem(pack, gate, scores[pack]) for pack, gate in zip(chosen, gates, strict=True)], scores
+        if named is None:
+            n_read = float(np.asarray(pooled.weight)[0])
+            chosen = choose_packs(scores, {pack: own.threshold for pack, own in self.keys.items()}, n_read)
+            route = items_of(chosen, [scores[pack] for pack in chosen], rule)
+        else:
+            route = items_of(named, [None] * len(named), rule)
+        if turn is not None and len(route) == 2 and self.knows([item.pack for item in route]):
+            route = self._in_parts(route, turn())
+        return route, scores
 
-    def routes(self, pooled: Pooled, rule: str = GATE_RULE) -> list[list[RouteItem]]:
-        """What each of several lanes calls for."""
+    def knows(self, packs: Sequence[str]) -> bool:
+        """Whether each of them has a key."""
+        return all(pack in self.keys for pack in packs)
+
+    def _in_parts(self, route: list[RouteItem], states: np.ndarray) -> list[RouteItem]:
+        """A route of two packs, one after the other where the turn is of two parts."""
+        own = [self.keys[item.pack] for item in route]
+        logits = token_logits(self.space, [one.key for one in own], states)
+        order = order_of_parts(logits, [one.threshold for one in own])
+        if order is None:
+            return route
+        return [dataclasses.replace(route[i], gate=1.0, part=part) for part, i in enumerate(order, 1)]
+
+    def routes(
+        self,
+        pooled: Pooled,
+        rule: str = GATE_RULE,
+        turn: Callable[[int], np.ndarray] | None = None,
+        named: Sequence[str] | None = None,
+    ) -> list[list[RouteItem]]:
+        """`route` of each of several lanes; `turn` gives the states of a lane's."""
         total, weight = np.asarray(pooled.total), np.asarray(pooled.weight)
-        lanes = [slice(lane, lane + 1) for lane in range(len(weight))]
-        return [
-            self.route(Pooled(jax.device_put(total[lane]), jax.device_put(weight[lane])), rule)[0] for lane in lanes
-        ]
+        found = []
+        for lane in range(len(weight)):
+            own = Pooled(*(jax.device_put(sums[lane : lane + 1]) for sums in (total, weight)))
+            found.append(self.route(own, rule, None if turn is None else partial(turn, lane), named)[0])
+        return found
 
 
 class Router:
@@ -148,9 +183,20 @@ def _read_key(path: Path, background_digest: str, width: int) -> PackKey:
     return PackKey(key_from(stored.route.tensors, width, path), stored.route.threshold)
 
 
-def used(route: Sequence[RouteItem]) -> list[RouteItem]:
-    """The packs of a route that take part: one that could not be loaded has a gate of 0."""
-    return [item for item in route if item.gate > 0]
+def items_of(packs: Sequence[str], scores: Sequence[float | None], rule: str) -> list[RouteItem]:
+    """Packs that answer together; a score of None is that of one that was named."""
+    return [RouteItem(*item) for item in zip(packs, gates_for(scores, rule), scores, strict=True)]
+
+
+def turn_states(states: Sequence[jax.Array], weights: Sequence[np.ndarray], lane: int) -> np.ndarray:
+    """The states float32 [T, D] of the last turn's tokens of one lane, each of unit mean square, on the host.
+
+    states [B, C, D] at the tap are those of the prompts' chunks, the last one padded; weights float32 [N] those of the
+    router for each lane, 1 for the tokens of the last turn.
+    """
+    own = np.concatenate([np.asarray(chunk)[lane] for chunk in states])[: len(weights[lane])]
+    h = own[weights[lane] == 1].astype(np.float32)
+    return h / np.sqrt(np.mean(np.square(h), axis=-1, keepdims=True) + 1e-6)
 
 
 def mix_of(packs: Any, gates: Sequence[float], n_lanes: int = 1) -> Mix:

@@ -6,18 +6,19 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
 
-from mbjax.core.router import Pooled, gates_for
 from mbjax.engine.chunks import chunks_of
 from mbjax.engine.device import Device, Group
 from mbjax.engine.drafting import Drafter
 from mbjax.engine.pack_store import PackStore
 from mbjax.engine.programs import BURST, DRAFT, prefill_sizes
-from mbjax.engine.reply import RouteItem
+from mbjax.engine.reply import RouteItem, in_turns
 from mbjax.engine.request import End, Request
+from mbjax.engine.routing import turn_states
 from mbjax.errors import FailureError, InputError
 
 IDLE_S = 0.05  # how often deadlines are looked at while nothing can be computed
@@ -25,10 +26,16 @@ IDLE_S = 0.05  # how often deadlines are looked at while nothing can be computed
 
 @dataclasses.dataclass(frozen=True)
 class Flight:
-    """Choices of tokens that are being computed: int32 [B], or [BURST, B], and the request of each row."""
+    """Choices of tokens that are being computed: int32 [B], or [BURST, B], and the request of each row, with its turn
+    when they began."""
 
     tokens: jax.Array
     requests: tuple[Request, ...]
+    turns: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokens: jax.Array, requests: tuple[Request, ...]) -> "Flight":
+        return cls(tokens, requests, tuple(request.turn for request in requests))
 
 
 class Scheduler:
@@ -42,16 +49,16 @@ class Scheduler:
         device: Device,
         store: PackStore,
         *,
-        route: Callable[[Pooled], tuple[list[RouteItem], dict[str, float]]],
+        route: Callable[..., tuple[list[RouteItem], dict[str, float]]],
         note: Callable[[str], None],
-        gate_rule: str,
         slots: int,
         most_waiting: int,
         drafts: bool,
     ) -> None:
-        """`route` gives what the router chooses, and its scores; `note` takes what a user should hear of."""
+        """`route` gives packs, gates and scores: from the packs that were named, what the router has read, and a call
+        that gives the states of the last turn. `note` takes what a user should hear of."""
         self._device, self._store, self._route, self._note = device, store, route, note
-        self._gate_rule, self._slots, self._most_waiting = gate_rule, slots, most_waiting
+        self._slots, self._most_waiting = slots, most_waiting
         self._waiting: collections.deque[Request] = collections.deque()
         self._seated: list[Request] = []
         self._flights: collections.deque[Flight] = collections.deque()
@@ -141,12 +148,16 @@ class Scheduler:
             request.seat = seat
             self._seated.append(request)
             request.mark("start")
-            ids = request.prompt.ids
             sizes = prefill_sizes(self._device.programs.lanes)
-            request.chunks = chunks_of([ids], sizes, [request.prompt.weights])
+            request.chunks = chunks_of([request.prompt.ids], sizes, [request.prompt.weights])
             request.seats = jax.device_put(np.asarray([seat], np.int32))
-            request.pooled = self._device.programs.empty_pool()
-            self._device.take_seat(seat, request.sampling, ids)
+            self._begin(request)
+
+    def _begin(self, request: Request) -> None:
+        """Empties a request's lane for its prompt."""
+        request.read = request.at = request.begun = 0
+        request.pooled, request.group = self._device.programs.empty_pool(), None
+        self._device.take_seat(request.seat, request.sampling, request.prompt.ids)
 
     def _prefill(self) -> bool:
         """One chunk of the first prompt that can go on; False where none can."""
@@ -163,11 +174,11 @@ class Scheduler:
     def _prefill_chunk(self, request: Request) -> bool:
         """The next chunk of a prompt, in its first phase or its second; False where its packs are still to come.
 
-        Where the router chooses it must have read all of the prompt. Named packs take each chunk as soon as they are
-        there: nothing of a long prompt is then kept between the phases.
+        Where the router chooses, or orders two that were named, it must have read all of the prompt. One pack that was
+        named takes each chunk as soon as it is there: nothing of a long prompt is then kept between the phases.
         """
         unread = self._reads_first(request) and request.read < len(request.chunks)
-        if unread and (request.packs is None or not request.states or not self._has_packs(request)):
+        if unread and (request.reads_whole or not request.states or not self._has_packs(request)):
             if request.ended:
                 return True
             chunk = request.chunks[request.read]
@@ -196,46 +207,45 @@ class Scheduler:
 
     def _reads_first(self, request: Request) -> bool:
         """Whether the base's own first phase is needed: not for packs that have a part in it and were forced."""
-        return not (self._device.programs.rereads and request.packs)
+        return request.reads_whole or not (self._device.programs.rereads and request.packs)
 
     def _first(self, request: Request, group: Group) -> None:
         assert request.last is not None
         request.begun, request.states = 1, []
-        self._flights.append(Flight(self._device.choose(group, request.last), (request,)))
+        self._flights.append(Flight.of(self._device.choose(group, request.last), (request,)))
         request.last = None
 
     def _choose_packs(self, request: Request) -> bool:
         """Route and packs of a request whose prompt has been read; False where they are still to come."""
         if request.route is None:
-            if request.packs is None:
-                assert request.pooled is not None
-                request.route, request.scores = self._route(request.pooled)
-            else:
-                gates = gates_for([None] * len(request.packs), self._gate_rule)
-                request.route = [RouteItem(p, g, None) for p, g in zip(request.packs, gates, strict=True)]
+            turn = partial(turn_states, request.states, [request.prompt.weights], 0)
+            request.route, request.scores = self._route(request.packs, request.pooled, turn)
+            request.turns = in_turns(request.route)
             if request.scores_only:
                 self._end(request, End("stop"))
                 return False
-        used = [item for item in request.route if item.gate > 0]
-        ids, gates = tuple(item.pack for item in used), [item.gate for item in used]
+        now = request.turns[request.turn]
+        ids, gates = tuple(item.pack for item in now), [item.gate for item in now]
         try:
             packs = self._store.try_hold(ids)
         except InputError as error:
             if request.packs is not None:  # who names a pack wants that or nothing
                 raise
             self._note(f"the base answers alone: {error}")
-            request.route = [dataclasses.replace(item, gate=0.0) for item in request.route]
+            request.route = [dataclasses.replace(i, gate=0.0) if i in now else i for i in request.route]
+            request.turns[request.turn] = []
             ids, gates, packs = (), [], ()
         if packs is None:
             return False
         request.held = ids
+        self._store.prefetch([item.pack for later in request.turns[request.turn + 1 :] for item in later])
         self._device.forget_experts(list(self._store.device))
         request.group = self._device.group([(request.seat, ids, gates, packs)], self._slots)
         return True
 
     def _step(self) -> bool:
         """One step of all lanes that decode; False where none does."""
-        rows = tuple(r for r in self._seated if 0 < r.begun < r.max_tokens and not r.ended)
+        rows = tuple(r for r in self._seated if 0 < r.begun < r.room and not r.ended)
         if not rows:
             return False
         alone = len(rows) == 1 and len(self._seated) == 1
@@ -244,26 +254,26 @@ class Scheduler:
         group, burst = self._group_of(rows), self._may_burst(rows)
         for request in rows:
             request.begun += BURST if burst else 1
-        self._flights.append(Flight(self._device.burst(group) if burst else self._device.step(group), rows))
+        self._flights.append(Flight.of(self._device.burst(group) if burst else self._device.step(group), rows))
         return True
 
     def _may_burst(self, rows: tuple[Request, ...]) -> bool:
         """Whether several steps may be taken at once: nobody waits for what comes between them, and all want as many."""
         alone = self._device.programs.bursts and not self._waiting and len(rows) == len(self._seated)
-        return alone and all(request.begun + BURST <= request.max_tokens for request in rows)
+        return alone and all(request.begun + BURST <= request.room for request in rows)
 
     def _draft(self, request: Request) -> bool:
         """Several tokens at once, where the text so far says what may follow; False where it does not.
 
         A token that is still being computed is part of the guess, so that looking in vain keeps no step waiting.
         """
-        known = len(request.tokens)
-        follows = self._drafter.guess(request.prompt.ids, request.tokens)
+        known, turn = len(request.tokens), request.turn
+        follows = self._drafter.guess(request.prompt.ids, request.tokens[request.given :])
         if follows is None:
             return False
         while self._flights:
             self._land()
-        if request.ended:
+        if request.ended or request.turn != turn:
             return True
         landed, room = request.tokens[known:], self._device.programs.capacity - len(request.prompt.ids) - request.begun
         draft = self._drafter.rest_of(follows, landed)
@@ -274,8 +284,9 @@ class Scheduler:
             n = int(np.asarray(count)[0])
         self._drafter.saw(n)
         for token in np.asarray(found)[0, :n].tolist():
-            request.begun += 1
-            self._give(request, token)
+            if request.turn == turn:
+                request.begun += 1
+            self._give(request, token, turn)
         return True
 
     def _group_of(self, rows: tuple[Request, ...]) -> Group:
@@ -287,8 +298,8 @@ class Scheduler:
 
     def _row(self, request: Request) -> tuple[int, Sequence[str], Sequence[float], Sequence[object]]:
         own = request.group
-        assert own is not None and request.route is not None
-        gates = [item.gate for item in request.route if item.gate > 0]
+        assert own is not None
+        gates = [item.gate for item in request.turns[request.turn]]
         return request.seat, own.ids, gates, own.mix.packs
 
     def _land(self) -> None:
@@ -299,21 +310,37 @@ class Scheduler:
         if len(flight.requests) == len(self._seated) == 1 and flight.requests[0].begun > 2:
             self._drafter.step_took((self._landed - since) / len(steps))
         for tokens in steps:
-            for request, token in zip(flight.requests, tokens, strict=False):
-                self._give(request, token)
+            for request, turn, token in zip(flight.requests, flight.turns, tokens, strict=False):
+                self._give(request, token, turn)
 
-    def _give(self, request: Request, token: int) -> None:
-        if request.ended:  # a step that had begun before its end was known
+    def _give(self, request: Request, token: int, turn: int) -> None:
+        if request.ended or request.turn != turn:  # a step that had begun before the end was known
             return
         request.mark("end")
         request.marks.setdefault("first", request.marks["end"])
         if token in request.ends:
-            self._end(request, End("stop"))
+            self._end_turn(request, End("stop"))
             return
+        self._hand_out(request, token)
+        if len(request.tokens) - request.given >= request.room:
+            self._end_turn(request, End("length"))
+
+    def _hand_out(self, request: Request, token: int) -> None:
         request.tokens.append(token)
         request.tell(token)
-        if len(request.tokens) >= request.max_tokens:
-            self._end(request, End("length"))
+
+    def _end_turn(self, request: Request, end: End) -> None:
+        """Lets the packs of the next turn answer, or ends the request where there are none, or no room for them."""
+        room = request.max_tokens - len(request.tokens)
+        if request.turn + 1 == len(request.turns) or room <= len(request.between):
+            self._end(request, end)
+            return
+        for token in request.between:
+            self._hand_out(request, token)
+        request.turn, request.given = request.turn + 1, len(request.tokens)
+        self._release(request)
+        self._begin(request)
+        self._group = None
 
     def _end(self, request: Request, end: End) -> None:
         request.ended = True
@@ -324,10 +351,13 @@ class Scheduler:
         with self._wake:
             if request in self._waiting:
                 self._waiting.remove(request)
+        self._release(request)
+        request.tell(end)
+
+    def _release(self, request: Request) -> None:
         if request.held:
             held, request.held = request.held, ()
             self._store.release(held)
-        request.tell(end)
 
     def _fail_all(self, error: Exception) -> None:
         self._flights.clear()
