@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from intervals import wilson
 from report import parser, publish, table
 
@@ -43,6 +44,7 @@ def measure(file: Path, task: str, engine: Engine, uses: list[str], limit: int |
     for use in uses:
         results = evaluate(engine, choices, pack=use, progress=_progress(f"{task}, {use}")).items
         row: dict[str, Any] = {"task": task, "packs": use, "n": len(choices), "choices": len(choices[0].choices)}
+        row["device"] = jax.devices()[0].device_kind
         for name in ("acc", "acc_mi"):
             right = sum(result[WAYS_TO_CHOOSE[name]] for result in results)
             row[name] = {"value": right / len(choices), "interval": wilson(right, len(choices))}
@@ -67,8 +69,10 @@ def page(rows: list[dict[str, Any]]) -> str:
         low, high = value["interval"]
         return f"{value['value']:.1%} [{low:.1%}, {high:.1%}]"
 
-    lines = [[r["task"], r["packs"], r["n"], r["choices"], shown(r["acc"]), shown(r["acc_mi"])] for r in rows]
-    head = ["task", "packs", "n", "choices", "acc", "acc_mi"]
+    lines = [
+        [r["task"], r["packs"], r["n"], r["choices"], shown(r["acc"]), shown(r["acc_mi"]), r["device"]] for r in rows
+    ]
+    head = ["task", "packs", "n", "choices", "acc", "acc_mi", "measured on"]
     told = "Lines whose answer is the likeliest of all the task's answers, with 95% intervals (Wilson).\n"
     return f"{told}\n{table(head, lines)}"
 

@@ -50,7 +50,8 @@ def by_hand() -> list[dict[str, Any]]:
     for line in lines_of(HAND / "foreign.jsonl"):
         found.append({"prompt": line["prompt"], "set": "foreign", "want": []})
     for line in lines_of(HAND / "two_domain.jsonl"):
-        found.append({"prompt": line["prompt"], "set": "two domains", "want": line["domains"]})
+        name = "two domains" + (", written later" if "written" in line else "")
+        found.append({"prompt": line["prompt"], "set": name, "want": line["domains"]})
     for line in lines_of(HAND / "follow_ups.jsonl"):
         found.append({"prompt": line["messages"], "set": "follow-ups", "want": line["route"]})
     return found

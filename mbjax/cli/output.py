@@ -110,7 +110,8 @@ def note_reply(reply: "Reply") -> None:
     """Speed and memory of an answer."""
     timing = reply.timing
     speed = f", {timing.decode_tok_s:.1f} tokens/s" if timing.decode_tok_s is not None else ""
-    route = ", ".join(_shown_item(item) for item in reply.route) or "base"
+    between = ", then " if any(item.part for item in reply.route) else ", "
+    route = between.join(_shown_item(item) for item in reply.route) or "base"
     memory = format_bytes(reply.memory.peak)
     note(f"[{route}] {reply.n_prompt} + {len(reply.tokens)} tokens, first after {timing.ttft_s:.2f} s{speed}, {memory}")
 
