@@ -28,7 +28,7 @@ from mbjax.engine.match import is_right
 from mbjax.errors import MbjaxError
 
 Line = dict[str, Any]
-Texts = dict[str, dict[str, Any]]  # prompt -> the result of its evaluation
+Texts = dict[str, dict[str, Any]]  # by prompt: the result of its evaluation
 SINGLE = ("base", "first pack", "second pack")
 TOGETHER = tuple(f"together, {rule}" for rule in GATE_RULES)
 SETS = {"written first": lambda line: "written" not in line, "written later": lambda line: "written" in line}
@@ -46,21 +46,35 @@ def parts_right(line: Line, text: str) -> list[bool]:
 
 def answers(engine: Engine, lines: Sequence[Line]) -> dict[str, Texts]:
     """By use: the results of every prompt."""
+    alone = {"none": results_of(engine, lines, "none")}
+    for pack in sorted({domain for line in lines for domain in line["domains"]}):
+        alone[pack] = results_of(engine, [line for line in lines if pack in line["domains"]], pack)
     found: dict[str, Texts] = {}
     for pair, own in by_pair(lines).items():
-        items = [Question(line["prompt"], line.get("answer", "-"), "", match="last_number") for line in own]
         both = ",".join(pair)
-        uses = {"base": "none", "first pack": pair[0], "second pack": pair[1], "named": both, "routed": "auto"}
-        results = {use: evaluate(engine, items, pack=pack).items for use, pack in uses.items()}
+        texts = {"base": alone["none"], "first pack": alone[pair[0]], "second pack": alone[pair[1]]}
+        known = {(): listed(own, alone["none"])} | {(pack,): listed(own, alone[pack]) for pack in pair}
+        texts |= {
+            use: results_of(engine, own, pack, known=known) for use, pack in (("named", both), ("routed", "auto"))
+        }
         for rule in GATE_RULES:
             engine.gate_rule = rule
-            results[f"together, {rule}"] = evaluate(engine, items, pack=both, parts=False).items
+            texts[f"together, {rule}"] = results_of(engine, own, both, parts=False)
         engine.gate_rule = GATE_RULE
-        for use, own_results in results.items():
-            prompts = (line["prompt"] for line in own)
-            found.setdefault(use, {}).update(zip(prompts, own_results, strict=True))
-        print(f"{both}: {len(own)} prompts", file=sys.stderr, flush=True)
+        for use, results in texts.items():
+            found.setdefault(use, {}).update({line["prompt"]: results[line["prompt"]] for line in own})
     return found
+
+
+def results_of(engine: Engine, lines: Sequence[Line], pack: str, **settings: Any) -> Texts:
+    items = [Question(line["prompt"], line.get("answer", "-"), "", match="last_number") for line in lines]
+    results = evaluate(engine, items, pack=pack, **settings).items
+    print(f"{pack}: {len(lines)} prompts", file=sys.stderr, flush=True)
+    return {line["prompt"]: result for line, result in zip(lines, results, strict=True)}
+
+
+def listed(lines: Sequence[Line], texts: Texts) -> list[dict[str, Any]]:
+    return [texts[line["prompt"]] for line in lines]
 
 
 def by_pair(lines: Sequence[Line]) -> dict[tuple[str, ...], list[Line]]:

@@ -61,7 +61,8 @@ def test_the_tokens_logits_have_the_prompts_logit_as_their_mean():
 def test_the_states_of_the_last_turn_are_those_that_the_router_weighs_fully():
     h = np.random.default_rng(1).normal(size=(2, 8, 6)).astype(np.float32)
     weights = np.float32([0, 0.5, 1, 1, 0, 1, 1])
-    found = turn_states([jax.numpy.asarray(h[:, :4]), jax.numpy.asarray(h[:, 4:])], [weights, weights], 1)
+    chunks = [jax.numpy.asarray(h[:, :4]), jax.numpy.asarray(h[:, 4:])]
+    found = np.concatenate(list(turn_states(chunks, [weights, weights], 1)))
     np.testing.assert_allclose(found, np.asarray(unit_states(jax.numpy.asarray(h[1, [2, 3, 5, 6]]))), rtol=1e-5)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -298,7 +298,7 @@ class Engine(Answering):
             return Memory(components=components, peak=self._peak, budget=self._budget)
 
     def _route(
-        self, named: tuple[str, ...] | None, pooled: Any, turn: Callable[[], np.ndarray]
+        self, named: tuple[str, ...] | None, pooled: Any, turn: Callable[[], Iterable[np.ndarray]]
     ) -> tuple[list[RouteItem], dict[str, float]]:
         """What the router chooses, or what was named, and the scores; see `Routing.route`."""
         if named is not None and not self.may_be_parts(named):

@@ -26,8 +26,8 @@ class End:
 @dataclasses.dataclass(eq=False)
 class Request:
     """`packs` None leaves the choice to the router; `reads_whole` says that it must have read all of the prompt before
-    a pack takes part. `deliver` is called on the engine's thread: with token ids, then
-    with one `End`. `scores_only` ends it once the router has read the prompt.
+    a pack takes part. `deliver` is called on the engine's thread: with token ids, then with one `End`. `scores_only`
+    ends it once the router has read the prompt.
 
     Packs that do not answer together answer one after the other, each reading the prompt anew, with `between` written
     between their answers; `turn` counts these. Until the last of them has its turn none may use more than its share

@@ -1,7 +1,7 @@
 """Choosing packs for a prompt: the router's space, the packs' keys, and the programs that score them."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,12 +77,12 @@ class Routing:
         self,
         pooled: Pooled,
         rule: str = GATE_RULE,
-        turn: Callable[[], np.ndarray] | None = None,
+        turn: Callable[[], Iterable[np.ndarray]] | None = None,
         named: Sequence[str] | None = None,
     ) -> tuple[list[RouteItem], dict[str, float]]:
-        """What one lane calls for, or packs that are named, and the scores. `turn` gives the states float32 [T, D] of
-        the tokens of the turn that is to be answered, as `unit_states` has them; without it no prompt is taken to be of
-        two parts."""
+        """What one lane calls for, or packs that are named, and the scores. `turn` gives, chunk by chunk,
+        the states float32 [T, D] of the tokens of the turn that is to be answered, as `unit_states` has them; without it
+        no prompt is taken to be of two parts."""
         scores = self.scores(pooled)
         if named is None:
             n_read = float(np.asarray(pooled.weight)[0])
@@ -98,10 +98,10 @@ class Routing:
         """Whether each of them has a key."""
         return all(pack in self.keys for pack in packs)
 
-    def _in_parts(self, route: list[RouteItem], states: np.ndarray) -> list[RouteItem]:
+    def _in_parts(self, route: list[RouteItem], states: Iterable[np.ndarray]) -> list[RouteItem]:
         """A route of two packs, one after the other where the turn is of two parts."""
         own = [self.keys[item.pack] for item in route]
-        logits = token_logits(self.space, [one.key for one in own], states)
+        logits = np.concatenate([token_logits(self.space, [one.key for one in own], h) for h in states])
         order = order_of_parts(logits, [one.threshold for one in own])
         if order is None:
             return route
@@ -111,7 +111,7 @@ class Routing:
         self,
         pooled: Pooled,
         rule: str = GATE_RULE,
-        turn: Callable[[int], np.ndarray] | None = None,
+        turn: Callable[[int], Iterable[np.ndarray]] | None = None,
         named: Sequence[str] | None = None,
     ) -> list[list[RouteItem]]:
         """`route` of each of several lanes; `turn` gives the states of a lane's."""
@@ -188,15 +188,20 @@ def items_of(packs: Sequence[str], scores: Sequence[float | None], rule: str) ->
     return [RouteItem(*item) for item in zip(packs, gates_for(scores, rule), scores, strict=True)]
 
 
-def turn_states(states: Sequence[jax.Array], weights: Sequence[np.ndarray], lane: int) -> np.ndarray:
-    """The states float32 [T, D] of the last turn's tokens of one lane, each of unit mean square, on the host.
+def turn_states(states: Sequence[jax.Array], weights: Sequence[np.ndarray], lane: int) -> Iterator[np.ndarray]:
+    """The states float32 [T, D] of the last turn's tokens of one lane, chunk by chunk, as `unit_states` has them; on the
+    host, where no number of tokens has to be compiled for.
 
     states [B, C, D] at the tap are those of the prompts' chunks, the last one padded; weights float32 [N] those of the
     router for each lane, 1 for the tokens of the last turn.
     """
-    own = np.concatenate([np.asarray(chunk)[lane] for chunk in states])[: len(weights[lane])]
-    h = own[weights[lane] == 1].astype(np.float32)
-    return h / np.sqrt(np.mean(np.square(h), axis=-1, keepdims=True) + 1e-6)
+    at = 0
+    for chunk in states:
+        own = np.asarray(chunk)[lane]
+        asked = weights[lane][at : at + len(own)] == 1
+        h = own[: len(asked)][asked].astype(np.float32)
+        yield h / np.sqrt(np.mean(np.square(h), axis=-1, keepdims=True) + 1e-6)
+        at += len(own)
 
 
 def mix_of(packs: Any, gates: Sequence[float], n_lanes: int = 1) -> Mix:
