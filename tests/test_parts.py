@@ -18,6 +18,7 @@ from mbjax.engine.evaluate import evaluate
 from mbjax.engine.reply import BETWEEN_PARTS, RouteItem, in_turns
 from mbjax.engine.route_all import route_all
 from mbjax.engine.routing import turn_states
+from mbjax.errors import InputError
 
 HALVES = (0.5, 0.5)
 OF_TWO_PARTS = " ".join([SHOUTS[40], *SUMS[40:43]])
@@ -58,12 +59,15 @@ def test_the_tokens_logits_have_the_prompts_logit_as_their_mean():
         assert whole == pytest.approx(float(score(key, jax.numpy.asarray(z)[None])[0]), abs=1e-5)
 
 
-def test_the_states_of_the_last_turn_are_those_that_the_router_weighs_fully():
+def test_the_states_of_the_last_turn_are_its_tokens_and_no_earlier_ones():
     h = np.random.default_rng(1).normal(size=(2, 8, 6)).astype(np.float32)
     weights = np.float32([0, 0.5, 1, 1, 0, 1, 1])
     chunks = [jax.numpy.asarray(h[:, :4]), jax.numpy.asarray(h[:, 4:])]
     found = np.concatenate(list(turn_states(chunks, [weights, weights], 1)))
-    np.testing.assert_allclose(found, np.asarray(unit_states(jax.numpy.asarray(h[1, [2, 3, 5, 6]]))), rtol=1e-5)
+    np.testing.assert_allclose(found, np.asarray(unit_states(jax.numpy.asarray(h[1, [5, 6]]))), rtol=1e-5)
+    for weights, rows in (([0, 1, 1, 1, 1, 1, 0], slice(1, 6)), ([1] * 7, slice(0, 7)), ([0] * 7, slice(0, 0))):
+        found = np.concatenate(list(turn_states(chunks, [np.float32(weights)] * 2, 1)))
+        np.testing.assert_allclose(found, np.asarray(unit_states(jax.numpy.asarray(h[1, rows]))), rtol=1e-5)
 
 
 def test_packs_take_turns_by_part_and_those_that_cannot_be_used_take_none():
@@ -181,6 +185,44 @@ def test_evaluation_answers_parts_as_the_engine_does(engine):
     assert [entry["gate"] for entry in together["route"]] == pytest.approx([2**-0.5] * 2)
     choice = evaluate(engine, [Choice(OF_TWO_PARTS, ("a", "b"), 0, "f:1")], pack="auto").items[0]
     assert [entry["part"] for entry in choice["route"]] == [0, 0]  # a text that is given is read by both together
+
+
+def test_what_a_raw_text_goes_on_with_is_of_one_piece(engine):
+    for use in ("auto", "sums,shouts"):
+        reply = engine.generate(OF_TWO_PARTS, pack=use, max_tokens=4, raw=True)
+        assert [item.part for item in reply.route] == [0] * len(reply.route)
+    assert [item.part for item in route_all(engine, [engine.read(OF_TWO_PARTS, raw=True)])[0]].count(0) > 0
+
+
+def test_packs_that_were_named_are_all_there_before_the_first_word(packs, tmp_path):
+    copy = shutil.copytree(packs, tmp_path / "packs")
+    with Engine(tiny_base(), packs=copy, context=CONTEXT) as engine:
+        assert engine.routing is not None
+        (copy / "sums" / "pack.safetensors").write_bytes(b"gone")
+        stream = engine.stream(OF_TWO_PARTS, pack="shouts,sums", max_tokens=20)
+        with pytest.raises(InputError, match="sums"):
+            "".join(stream)
+        assert stream.tokens == []
+        engine.packs.unload("shouts")  # nobody holds it
+
+
+def test_who_names_packs_hears_nothing_of_a_router_that_is_not_there(packs, tmp_path):
+    copy = shutil.copytree(packs, tmp_path / "packs")
+    shutil.rmtree(copy / "router")
+    with Engine(tiny_base(), packs=copy, context=CONTEXT) as engine:
+        reply = engine.generate(OF_TWO_PARTS, pack="shouts,sums", max_tokens=4)
+        assert [item.part for item in reply.route] == [0, 0] and engine.take_notes() == []
+
+
+def test_a_turn_that_was_cut_off_is_told(engine):
+    ends = ends_after(engine, "sums", 0) - frozenset(alone(engine, "shouts", 40))
+    assert ends
+    for pack, reason in (("auto", "length"), ("sums", "stop")):
+        events: queue.SimpleQueue = queue.SimpleQueue()
+        engine.request(engine.read(OF_TWO_PARTS), events.put, pack=pack, max_tokens=30, ends=ends)
+        while isinstance(event := events.get(timeout=120), int):
+            pass
+        assert event.reason == reason
 
 
 def test_only_the_last_turn_is_cut(engine):

@@ -53,7 +53,7 @@ class Answering(abc.ABC):
 
         Args:
           pack: `none`, ids joined by commas, or `auto`, which leaves the choice to the router.
-          stop: texts that end the answer before they appear.
+          stop: texts that end the answer before they appear; where a prompt has two parts, all of it.
           raw: take the prompt as it is, without the chat template.
           timeout: seconds after which the answer ends with what there is, `finish` "deadline".
 

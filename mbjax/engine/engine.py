@@ -178,7 +178,7 @@ class Engine(Answering):
         request = Request(
             prompt=prompt,
             packs=packs,
-            reads_whole=packs is None or self.may_be_parts(packs),
+            reads_whole=packs is None or (not prompt.raw and self.may_be_parts(packs)),
             max_tokens=min(max_tokens, self.context - len(prompt.ids) + 1),
             sampling=sampling or Sampling(),
             ends=self.base.tokenizer.eos_ids if ends is None else ends,
@@ -239,7 +239,10 @@ class Engine(Answering):
 
     def may_be_parts(self, packs: Sequence[str]) -> bool:
         """Whether these packs, which were named, may be those of a prompt of two parts: where the router knows both."""
-        return len(packs) == 2 and self.router.routing is not None and self.router.routing.knows(packs)
+        if len(packs) != 2 or self.router.absent:
+            return False
+        routing = self.router.routing
+        return routing is not None and routing.knows(packs)
 
     def select(self, pack: str) -> Selection:
         """The packs that `pack` names. Raises InputError for one that is not there or does not fit the base."""
@@ -298,13 +301,12 @@ class Engine(Answering):
             return Memory(components=components, peak=self._peak, budget=self._budget)
 
     def _route(
-        self, named: tuple[str, ...] | None, pooled: Any, turn: Callable[[], Iterable[np.ndarray]]
+        self, named: tuple[str, ...] | None, pooled: Any, turn: Callable[[], Iterable[np.ndarray]] | None
     ) -> tuple[list[RouteItem], dict[str, float]]:
         """What the router chooses, or what was named, and the scores; see `Routing.route`."""
-        if named is not None and not self.may_be_parts(named):
-            return items_of(named, [None] * len(named), self.gate_rule), {}
-        routing = self.router.routing
-        assert routing is not None
+        routing = self.router.routing if named is None or turn is not None else None
+        if routing is None:
+            return items_of(named or (), [None] * len(named or ()), self.gate_rule), {}
         route, scores = routing.route(pooled, self.gate_rule, turn, named)
         if named is None:
             self.predictor.saw(tuple(item.pack for item in route))

@@ -117,7 +117,7 @@ def _of_turn(
 
 
 def _one_after_another(item: Item, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The result of a line that several turns answered: their texts together, as the engine gives them."""
+    """The result of a line that several turns answered: their texts together, each stripped."""
     if len(parts) == 1 or not isinstance(item, Question):
         return parts[0]
     text = BETWEEN_PARTS.join(part["text"] for part in parts)

@@ -58,6 +58,7 @@ class Request:
     turns: list[list[RouteItem]] = dataclasses.field(default_factory=lambda: [[]])  # those of a route that is known
     turn: int = 0
     given: int = 0  # tokens that were there before this turn
+    cut_off: bool = False  # whether a turn ended for want of room
     held: tuple[str, ...] = ()
     group: Group | None = None  # its own, for prefill
     last: jax.Array | None = None  # the hidden state after the newest chunk

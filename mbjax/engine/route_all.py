@@ -41,11 +41,13 @@ def route_all(
     seats = jnp.asarray(np.arange(n_lanes, dtype=np.int32))
     for members in alike([prompt.ids for prompt in prompts], n_lanes):
         lanes = [prompts[members[min(lane, len(members) - 1)]] for lane in range(n_lanes)]
+        cut = parts and not any(lane.raw for lane in lanes)
         pooled, states = programs.empty_pool(n_lanes), []
         for chunk in chunks_of([lane.ids for lane in lanes], BUCKETS, [lane.weights for lane in lanes]):
             h, pooled = device.understand(seats, chunk, pooled)
-            states.append(h)
-        turn = partial(turn_states, states, [lane.weights for lane in lanes]) if parts else None
+            if cut:
+                states.append(h)
+        turn = partial(turn_states, states, [lane.weights for lane in lanes]) if cut else None
         for i, route in zip(members, routing.routes(pooled, engine.gate_rule, turn, named), strict=False):
             routes[i] = route
         done += len(members)

@@ -100,7 +100,9 @@ class Routing:
 
     def _in_parts(self, route: list[RouteItem], states: Iterable[np.ndarray]) -> list[RouteItem]:
         """A route of two packs, one after the other where the turn is of two parts."""
-        own = [self.keys[item.pack] for item in route]
+        own = [key for item in route if (key := self.keys.get(item.pack)) is not None]
+        if len(own) < len(route):  # taken away in between
+            return route
         logits = np.concatenate([token_logits(self.space, [one.key for one in own], h) for h in states])
         order = order_of_parts(logits, [one.threshold for one in own])
         if order is None:
@@ -146,6 +148,12 @@ class Router:
             self._tell(self._routing)
         return self._routing
 
+    @property
+    def absent(self) -> bool:
+        """Whether no router lies beside the packs: who names packs need not hear of it."""
+        directory = self._packs.directory
+        return directory is None or not (directory / ROUTER).is_dir()
+
     def bytes(self) -> int:
         """Of space and keys, where a request has asked for them."""
         found = self._routing
@@ -161,7 +169,7 @@ class Router:
         try:
             found = Routing.load(self._base, self._packs)
         except InputError as error:
-            self._notes.append(f"the base answers alone, without packs: {error}")
+            self._notes.append(f"no packs are chosen by themselves: {error}")
             return None
         if found is None:
             self._notes.append(f"no router in {directory}: the base answers alone; run mbjax train router")
@@ -193,13 +201,16 @@ def turn_states(states: Sequence[jax.Array], weights: Sequence[np.ndarray], lane
     host, where no number of tokens has to be compiled for.
 
     states [B, C, D] at the tap are those of the prompts' chunks, the last one padded; weights float32 [N] those of the
-    router for each lane, 1 for the tokens of the last turn.
+    router for each lane: the last tokens of weight 1 that stand side by side are the last turn, those before may be of
+    turns that a short one borrows from.
     """
+    whole = np.flatnonzero(weights[lane] == 1)
+    last = whole[max(np.flatnonzero(np.diff(whole) > 1) + 1, default=0) :]
+    begin, end = (int(last[0]), int(last[-1]) + 1) if last.size else (0, 0)
     at = 0
     for chunk in states:
         own = np.asarray(chunk)[lane]
-        asked = weights[lane][at : at + len(own)] == 1
-        h = own[: len(asked)][asked].astype(np.float32)
+        h = own[max(begin - at, 0) : max(end - at, 0)].astype(np.float32)
         yield h / np.sqrt(np.mean(np.square(h), axis=-1, keepdims=True) + 1e-6)
         at += len(own)
 

@@ -219,6 +219,7 @@ class Scheduler:
         """Route and packs of a request whose prompt has been read; False where they are still to come."""
         if request.route is None:
             turn = partial(turn_states, request.states, [request.prompt.weights], 0)
+            turn = turn if request.reads_whole and not request.prompt.raw else None
             request.route, request.scores = self._route(request.packs, request.pooled, turn)
             request.turns = in_turns(request.route)
             if request.scores_only:
@@ -226,21 +227,24 @@ class Scheduler:
                 return False
         now = request.turns[request.turn]
         ids, gates = tuple(item.pack for item in now), [item.gate for item in now]
+        # of packs that were named all must be there before the first word
+        held = ids if request.packs is None or request.turn else request.packs
         try:
-            packs = self._store.try_hold(ids)
+            packs = self._store.try_hold(held)
         except InputError as error:
             if request.packs is not None:  # who names a pack wants that or nothing
                 raise
             self._note(f"the base answers alone: {error}")
             request.route = [dataclasses.replace(i, gate=0.0) if i in now else i for i in request.route]
             request.turns[request.turn] = []
-            ids, gates, packs = (), [], ()
+            ids, gates, held, packs = (), [], (), ()
         if packs is None:
             return False
-        request.held = ids
+        request.held = held
+        there = dict(zip(held, packs, strict=True))
         self._store.prefetch([item.pack for later in request.turns[request.turn + 1 :] for item in later])
         self._device.forget_experts(list(self._store.device))
-        request.group = self._device.group([(request.seat, ids, gates, packs)], self._slots)
+        request.group = self._device.group([(request.seat, ids, gates, [there[pack] for pack in ids])], self._slots)
         return True
 
     def _step(self) -> bool:
@@ -331,9 +335,11 @@ class Scheduler:
 
     def _end_turn(self, request: Request, end: End) -> None:
         """Lets the packs of the next turn answer, or ends the request where there are none, or no room for them."""
-        room = request.max_tokens - len(request.tokens)
-        if request.turn + 1 == len(request.turns) or room <= len(request.between):
-            self._end(request, end)
+        last, room = request.turn + 1 == len(request.turns), request.max_tokens - len(request.tokens)
+        left_out = not last and room <= len(request.between)
+        request.cut_off = request.cut_off or left_out or end.reason == "length"
+        if last or left_out:
+            self._end(request, End("length") if request.cut_off else end)
             return
         for token in request.between:
             self._hand_out(request, token)

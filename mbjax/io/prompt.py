@@ -15,10 +15,12 @@ ENOUGH = 12  # user tokens that make a turn stand on its own: a shorter one borr
 @dataclasses.dataclass(frozen=True)
 class Prompt:
     """A prompt as tokens. `weights` float32 [T] are those of the router's mean: 0 for what the template wrote, for
-    system messages and for answers; 1 for the last user turn."""
+    system messages and for answers; 1 for the last user turn. `raw` says that it is a text to go on with, of which no
+    part is an instruction."""
 
     ids: list[int]
     weights: np.ndarray
+    raw: bool = False
 
 
 def read_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Message], *, raw: bool = False) -> Prompt:
@@ -42,7 +44,7 @@ def raw_prompt(ids: list[int]) -> Prompt:
     """Tokens of plain text. The state of a first position holds no meaning, only what later ones rest on."""
     weights = np.ones(len(ids), np.float32)
     weights[:1] = 0
-    return Prompt(ids, weights)
+    return Prompt(ids, weights, raw=True)
 
 
 def user_turns(text: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
