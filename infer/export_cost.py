@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import jax
 from intervals import gap, interval
 from report import parser, publish, table
 
@@ -74,14 +75,15 @@ def row_of(pack: str, task: str, items: list[Item], found: Results) -> dict[str,
     summaries = {dtype: summarise(items, results) for dtype, results in found.items()}
     metric, whole = summaries["float32"]["metric"], summaries["float32"]["value"]
     row: dict[str, Any] = {"pack": pack, "task": task, "metric": metric, "n": len(items)}
+    row["device"] = jax.devices()[0].device_kind
     sign, unit = (1, whole) if metric == "bits_per_byte" else (-1, 1.0)
     for dtype, results in found.items():
         lost, ends = gap(results, found["float32"])
         row[dtype] = {
             "value": summaries[dtype]["value"],
             "interval": interval(results),
-            "lost": sign * lost / unit,
-            "lost_interval": sorted(sign * end / unit for end in ends),
+            "lost": sign * lost / unit + 0.0,  # never -0
+            "lost_interval": sorted(sign * end / unit + 0.0 for end in ends),
         }
     return row
 
@@ -100,7 +102,8 @@ def page(rows: list[dict[str, Any]]) -> str:
     ]
     return (
         "A pack trained in float32, and exported; losses in points of the score, or in hundredths of the bits per "
-        "byte,\nwith 95% intervals over the lines. Allowed: 0.5 and 2.\n\n" + table(head, lines)
+        "byte,\nwith 95% intervals over the lines. Allowed: 0.5 and 2.\n\n"
+        f"Measured on: {', '.join(sorted({row['device'] for row in rows}))}.\n\n{table(head, lines)}"
     )
 
 
