@@ -9,13 +9,12 @@ prompt makes most likelier than it is as an answer to an empty prompt (`acc_mi`)
 docs/by_likelihood.md.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 from intervals import wilson
-from report import parser, publish, table
+from report import parser, progress, publish, table
 
 from mbjax.engine.engine import Engine
 from mbjax.engine.eval_file import Choice, Item, Question
@@ -42,7 +41,7 @@ def measure(file: Path, task: str, engine: Engine, uses: list[str], limit: int |
         raise InputError(f"{file}: has no questions of the task {task} with several answers; name another task")
     rows = []
     for use in uses:
-        results = evaluate(engine, choices, pack=use, progress=_progress(f"{task}, {use}")).items
+        results = evaluate(engine, choices, pack=use, progress=progress(f"{task}, {use}:", 1000)).items
         row: dict[str, Any] = {"task": task, "packs": use, "n": len(choices), "choices": len(choices[0].choices)}
         row["device"] = jax.devices()[0].device_kind
         for name in ("acc", "acc_mi"):
@@ -50,18 +49,6 @@ def measure(file: Path, task: str, engine: Engine, uses: list[str], limit: int |
             row[name] = {"value": right / len(choices), "interval": wilson(right, len(choices))}
         rows.append(row)
     return rows
-
-
-def _progress(what: str) -> Any:
-    told = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if done - told >= total // 10 or done == total:
-            told = done
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
-
-    return progress
 
 
 def page(rows: list[dict[str, Any]]) -> str:

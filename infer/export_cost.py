@@ -5,9 +5,9 @@
 
 PACK is a directory as `mbjax pack train` writes it, DIR/NAME/test*.jsonl holds the lines of the domain of the pack
 NAME; `--limit` takes an even choice of so many lines of each task, `--dtype` is that of the base. The same lines for all
-three, so the differences are paired; their 95% intervals are bootstrapped. Allowed: 0.5 points for int8 and 2 for int4, or as many hundredths of the
-float32 pack's bits per byte, of all tasks together that a pack has of one metric. With `--write` the rows go to docs/export_cost.md. Exits with 1 where the cost is
-beyond what is allowed.
+three, so the differences are paired; their 95% intervals are bootstrapped. Allowed: 0.5 points for int8 and 2 for int4,
+or as many hundredths of the float32 pack's bits per byte, of all tasks together that a pack has of one metric. With
+`--write` the rows go to docs/export_cost.md. Exits with 1 where the cost is beyond what is allowed.
 """
 
 import sys

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from intervals import wilson
+from report import progress
 from routing import asking, by_hand, held_out
 
 from mbjax.engine.engine import Engine
@@ -35,15 +36,7 @@ SHOWN = 100  # characters of a listed prompt
 def routes(base: str, dtype: str, packs: Path, asked: Sequence[dict[str, Any]], text: str) -> list[list[RouteItem]]:
     """The route of each prompt with the packs of a directory."""
     engine = Engine.load(base, packs=packs, dtype=dtype)
-    told = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if done - told >= 200 or done == total:
-            told = done
-            print(f"{text}: routed {done} of {total}", file=sys.stderr, flush=True)
-
-    return route_all(engine, [engine.read(line["prompt"]) for line in asked], progress)
+    return route_all(engine, [engine.read(line["prompt"]) for line in asked], progress(f"{text}: routed", 200))
 
 
 def compare(base: str, dtype: str, packs: Path, added: Path, asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

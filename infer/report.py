@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def progress(what: str, every: int) -> Callable[[int, int], None]:
+    """Tells on stderr how many of all are done, at most every so many and at the end."""
+    told = 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal told
+        if done - told >= every or done == total:
+            told = done
+            print(f"{what} {done} of {total}", file=sys.stderr, flush=True)
+
+    return tell
 
 
 def load() -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from intervals import wilson
+from report import progress
 
 from mbjax.core.router import FEWEST_TOKENS, RESIDENT
 from mbjax.engine.engine import Engine
@@ -59,16 +60,8 @@ def by_hand() -> list[dict[str, Any]]:
 
 def measure(engine: Engine, asked: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each line with its route, and whether that is right."""
-    told = 0
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if done - told >= 100:
-            told = done
-            print(f"routed {done} of {total}", file=sys.stderr, flush=True)
-
     prompts = [engine.read(line["prompt"]) for line in asked]
-    routes = route_all(engine, prompts, progress)
+    routes = route_all(engine, prompts, progress("routed", 100))
     found = []
     for line, route in zip(asked, routes, strict=True):
         chosen, want = selected(route), frozenset(line["want"]) - {RESIDENT}

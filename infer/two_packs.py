@@ -7,8 +7,8 @@ infer/data/two_domain.jsonl holds the prompts, written by hand, each with its tw
 together these are the parts of a prompt. "Together" forces both packs on every token with the gates of a rule, see
 `mbjax/core/router.py`. "Named" and "routed" are what a user gets who names both, or leaves the choice to the router:
 where the prompt falls into two parts (`mbjax/core/parts.py`) each pack answers in its own turn, elsewhere both answer
-together. The better pack is, of each pair of domains, the one that has more right. With `--write`
-the tables go to docs/two_packs.md.
+together. The better pack is, of each pair of domains, the one that has more right. With `--write` the tables go to
+docs/two_packs.md.
 """
 
 import sys
@@ -29,7 +29,7 @@ from mbjax.errors import MbjaxError
 
 Line = dict[str, Any]
 Texts = dict[str, dict[str, Any]]  # by prompt: the result of its evaluation
-SINGLE = ("base", "first pack", "second pack")
+SINGLE = ("first pack", "second pack")
 TOGETHER = tuple(f"together, {rule}" for rule in GATE_RULES)
 SETS = {"written first": lambda line: "written" not in line, "written later": lambda line: "written" in line}
 
@@ -100,7 +100,7 @@ def row(name: str, lines: Sequence[Line], by_use: dict[str, Texts], part: str) -
     cells: dict[str, list[dict[str, Any]]] = {use: [] for use in ("better pack", *by_use)}
     for group in by_pair(lines).values():
         own = {use: outcomes(group, texts, part) for use, texts in by_use.items()}
-        better = max(SINGLE[1:], key=lambda use: sum(entry["correct"] for entry in own[use]))
+        better = max(SINGLE, key=lambda use: sum(entry["correct"] for entry in own[use]))
         for use, entries in {**own, "better pack": own[better]}.items():
             cells[use] += entries
     found: dict[str, Any] = {"lines": name, "part": part, "n": len(cells["base"])}
@@ -125,12 +125,10 @@ def rows_of(lines: Sequence[Line], by_use: dict[str, Texts]) -> list[dict[str, A
 def page(rows: Sequence[dict[str, Any]], routes: dict[str, int]) -> str:
     uses = ["base", "better pack", *TOGETHER, "named", "routed"]
     text = (
-        f"Of {sum(routes.values())} prompts the router had {routes['parts']} answered in parts, {routes['together']} by"
+        f"Of {sum(routes.values())} prompts the router had {routes['parts']} answered in parts, {routes['together']} by "
+        f"two packs together, {routes['one']} by one pack or none. Greedy answers of at most 64 tokens, in parts of\n64 "
+        "each. The better pack is chosen afterwards, for each pair of domains. In brackets: 95% of resampled parts.\n"
     )
-    text += (
-        f" two packs together, {routes['one']} by one pack or none. Greedy answers of at most 64 tokens, in parts of\n"
-    )
-    text += "64 each. The better pack is chosen afterwards, for each pair of domains. In brackets: 95% of resampled parts.\n"
 
     def difference(cell: dict[str, Any]) -> str:
         low, high = cell["less_better_interval"]

@@ -186,7 +186,6 @@ class Engine(Answering):
             deadline=None if timeout is None else time.monotonic() + timeout,
             scores_only=scores_only,
             drafts=drafts,
-            between=tuple(self.base.tokenizer.encode(BETWEEN_PARTS, add_bos=False)),
         )
         self.scheduler.submit(request)
         return request
@@ -216,6 +215,7 @@ class Engine(Answering):
                     slots=self.sizing.slots,
                     most_waiting=self._most_waiting,
                     drafts=self._drafts,
+                    between=self.base.tokenizer.encode(BETWEEN_PARTS, add_bos=False),
                 )
             return self._scheduler
 

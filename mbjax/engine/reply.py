@@ -63,5 +63,5 @@ def used(route: Sequence[RouteItem]) -> list[RouteItem]:
 
 def in_turns(route: Sequence[RouteItem]) -> list[list[RouteItem]]:
     """The packs that take part, those that answer together in one list, in the order in which they answer."""
-    parts = sorted({item.part for item in used(route)})
-    return [[item for item in used(route) if item.part == part] for part in parts] or [[]]
+    items = used(route)
+    return [[item for item in items if item.part == part] for part in sorted({item.part for item in items})] or [[]]

@@ -29,9 +29,8 @@ class Request:
     a pack takes part. `deliver` is called on the engine's thread: with token ids, then with one `End`. `scores_only`
     ends it once the router has read the prompt.
 
-    Packs that do not answer together answer one after the other, each reading the prompt anew, with `between` written
-    between their answers; `turn` counts these. Until the last of them has its turn none may use more than its share
-    of what tokens are left.
+    Packs that do not answer together answer one after the other, each reading the prompt anew; `turn` counts these. Until
+    the last of them has its turn none may use more than its share of what tokens are left.
     """
 
     prompt: Prompt
@@ -44,7 +43,6 @@ class Request:
     deadline: float | None = None  # on the clock of time.monotonic
     scores_only: bool = False
     drafts: bool = True
-    between: tuple[int, ...] = ()
 
     cancelled: bool = False
     seat: int = -1

@@ -39,13 +39,12 @@ class Routing:
         self._read: dict[str, object] = {}
 
     @classmethod
-    def load(cls, base: LoadedBase, packs: "PackStore") -> "Routing | None":
-        """The router that lies among the packs, with their keys; None where there is none.
+    def load(cls, base: LoadedBase, packs: "PackStore") -> "Routing":
+        """The router that lies among the packs, with their keys.
 
         Raises InputError where it is damaged or belongs to another base.
         """
-        if packs.directory is None or not (packs.directory / ROUTER).is_dir():
-            return None
+        assert packs.directory is not None
         router = load_router(packs.directory / ROUTER, base)
         space = Space(jax.device_put(router.mean), jax.device_put(router.whitening))
         found = cls(space, {}, [], router.background_digest)
@@ -80,17 +79,18 @@ class Routing:
         turn: Callable[[], Iterable[np.ndarray]] | None = None,
         named: Sequence[str] | None = None,
     ) -> tuple[list[RouteItem], dict[str, float]]:
-        """What one lane calls for, or packs that are named, and the scores. `turn` gives, chunk by chunk,
-        the states float32 [T, D] of the tokens of the turn that is to be answered, as `unit_states` has them; without it
-        no prompt is taken to be of two parts."""
-        scores = self.scores(pooled)
+        """What one lane calls for and the scores, or packs that are named. `turn` gives, chunk by chunk, the states
+        float32 [T, D] of the tokens of the turn that is to be answered, as `unit_states` has them; without it no prompt
+        is taken to be of two parts."""
+        scores: dict[str, float] = {}
         if named is None:
+            scores = self.scores(pooled)
             n_read = float(np.asarray(pooled.weight)[0])
             chosen = choose_packs(scores, {pack: own.threshold for pack, own in self.keys.items()}, n_read)
             route = items_of(chosen, [scores[pack] for pack in chosen], rule)
         else:
             route = items_of(named, [None] * len(named), rule)
-        if turn is not None and len(route) == 2 and self.knows([item.pack for item in route]):
+        if turn is not None and len(route) == 2:
             route = self._in_parts(route, turn())
         return route, scores
 
@@ -101,7 +101,7 @@ class Routing:
     def _in_parts(self, route: list[RouteItem], states: Iterable[np.ndarray]) -> list[RouteItem]:
         """A route of two packs, one after the other where the turn is of two parts."""
         own = [key for item in route if (key := self.keys.get(item.pack)) is not None]
-        if len(own) < len(route):  # taken away in between
+        if len(own) < len(route):  # one without a key can be of no part
             return route
         logits = np.concatenate([token_logits(self.space, [one.key for one in own], h) for h in states])
         order = order_of_parts(logits, [one.threshold for one in own])
@@ -165,14 +165,13 @@ class Router:
             jax.block_until_ready(self.routing.scores(pooled))
 
     def _load(self) -> Routing | None:
-        directory = self._packs.directory
+        if self.absent:
+            self._notes.append(f"no router in {self._packs.directory}: the base answers alone; run mbjax train router")
+            return None
         try:
             found = Routing.load(self._base, self._packs)
         except InputError as error:
             self._notes.append(f"no packs are chosen by themselves: {error}")
-            return None
-        if found is None:
-            self._notes.append(f"no router in {directory}: the base answers alone; run mbjax train router")
             return None
         self._tell(found)
         return found

@@ -54,11 +54,13 @@ class Scheduler:
         slots: int,
         most_waiting: int,
         drafts: bool,
+        between: Sequence[int],
     ) -> None:
         """`route` gives packs, gates and scores: from the packs that were named, what the router has read, and a call
-        that gives the states of the last turn. `note` takes what a user should hear of."""
+        that gives the states of the last turn. `note` takes what a user should hear of. `between` is written
+        between the answers of one turn and the next."""
         self._device, self._store, self._route, self._note = device, store, route, note
-        self._slots, self._most_waiting = slots, most_waiting
+        self._slots, self._most_waiting, self._between = slots, most_waiting, between
         self._waiting: collections.deque[Request] = collections.deque()
         self._seated: list[Request] = []
         self._flights: collections.deque[Flight] = collections.deque()
@@ -336,12 +338,12 @@ class Scheduler:
     def _end_turn(self, request: Request, end: End) -> None:
         """Lets the packs of the next turn answer, or ends the request where there are none, or no room for them."""
         last, room = request.turn + 1 == len(request.turns), request.max_tokens - len(request.tokens)
-        left_out = not last and room <= len(request.between)
+        left_out = not last and room <= len(self._between)
         request.cut_off = request.cut_off or left_out or end.reason == "length"
         if last or left_out:
             self._end(request, End("length") if request.cut_off else end)
             return
-        for token in request.between:
+        for token in self._between:
             self._hand_out(request, token)
         request.turn, request.given = request.turn + 1, len(request.tokens)
         self._release(request)
